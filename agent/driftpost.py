@@ -1,0 +1,1 @@
+"""driftpost: the public face. Import what an application needs from here."""

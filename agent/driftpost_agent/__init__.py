@@ -1,0 +1,1 @@
+"""The device side: guard, recorder, store, local checks, daemon and local inference server."""

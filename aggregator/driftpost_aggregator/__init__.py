@@ -1,0 +1,1 @@
+"""The fleet side: ingest, merging, triage, incidents, retrain requests and the dashboard."""

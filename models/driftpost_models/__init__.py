@@ -1,0 +1,1 @@
+"""Runtimes, probes, baselines and the signed bundle."""
