@@ -1,34 +1,57 @@
 # driftpost: `make demo` shows the main job, `make test` proves it.
-PYTHON ?= python3
+# Needs Python 3.10 or newer, make and a package index; everything else goes into $(VENV).
+SHELL  := /bin/sh
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed-dev
+ROOMS  := agent:aggregator:models:sketches:sync
 
-.PHONY: help setup demo test lint types contracts clean
+# The first interpreter that is new enough; `make PYTHON=/usr/bin/python3.12 test` takes another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.10; do \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
+
+# What the environment was made from and for, in the stamp's name: when the requirements, the interpreter or
+# the checkout's place change, the stamp is missing and the environment is made anew (it can't be moved).
+KEY    := $(shell { cat pyproject.toml constraints.txt; pwd; "$(PYTHON)" -VV; } 2>/dev/null | cksum | cut -d' ' -f1)
+DEMO   := $(VENV)/.demo-$(KEY)
+DEV    := $(VENV)/.dev-$(KEY)
+PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
+
+.PHONY: help setup demo test lint clean
+.DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    the main job end to end (KEEP=1 leaves it running, DRIFT=0 injects nothing)"
-	@echo "make test    set up and run every check and test"
+	@echo "make test    every check and every test"
 	@echo "make lint    ruff, mypy strict, import contracts"
+	@echo "make setup   only the virtual environment in $(VENV)"
+	@echo "make clean   remove what the others made"
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+$(DEMO):
+	@test -n "$(PYTHON)" || { echo "driftpost needs Python 3.10 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON) (once; a minute or two, mostly downloads)"
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "$(PYTHON) can't make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) --editable '.[demo]'
 	@touch $@
 
-setup: $(STAMP)
+$(DEV): $(DEMO)
+	@echo "Adding what the checks and tests need"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
 
-demo: $(STAMP)
+setup: $(DEV)
+
+demo: $(DEMO)
 	$(BIN)/python examples/digits/demo.py $(if $(KEEP),--keep) $(if $(filter 0,$(DRIFT)),--no-drift)
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=agent:aggregator:models:sketches:sync $(BIN)/lint-imports
+	PYTHONPATH=$(ROOMS) $(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
