@@ -1,0 +1,348 @@
+"""Every table of the aggregator, once, for SQLite and PostgreSQL alike.
+
+Conventions that hold throughout:
+
+* A column ending in ``_ms`` is Unix time in milliseconds, UTC, as the aggregator understands it (already
+  corrected for devices whose clock is not good).
+* ``device`` is the device's name as it stands in its topic; every large table carries it, so that a
+  distributed PostgreSQL can spread them by it.
+* ``(device, incarnation, seq)`` names a message, so it is the key of what came out of one.
+* JSON columns hold small lists and objects for display; nothing is searched inside them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only for a column declared exactly INTEGER PRIMARY KEY.
+_RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("online", Boolean, nullable=False),
+    Column("incarnation", BigInteger),  # newest one seen
+    Column("agent_version", Text),
+    Column("runtime", Text),
+    Column("bundle", Text),  # id of the bundle it runs now
+    Column("schema_id", LargeBinary),
+    Column("clock_good", Boolean),  # null until its first birth
+    Column("started_ms", BigInteger),
+    Column("first_seen_ms", BigInteger, nullable=False),
+    Column("last_seen_ms", BigInteger, nullable=False),
+    Column("last_window_ms", BigInteger),  # end of its newest window
+    Column("evidence", Float),  # largest ln evidence of its newest window, over tracked streams
+    Column(
+        "windows", BigInteger, nullable=False
+    ),  # stored from it, ever (one may stand for several merged ones)
+    Column("parts", BigInteger, nullable=False),  # base windows in them
+    Column("rows", BigInteger, nullable=False),  # inferences in them
+    Column("quarantined", BigInteger, nullable=False),
+)
+Index("ix_devices_last_seen_ms", devices.c.last_seen_ms)
+Index("ix_devices_bundle", devices.c.bundle)
+
+device_attributes = Table(
+    "device_attributes",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+Index("ix_device_attributes_key_value", device_attributes.c.key, device_attributes.c.value)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("bundle", Text, primary_key=True),  # hex SHA-256 over its manifest
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("model_sha256", Text, nullable=False),
+    Column("schema_id", LargeBinary, nullable=False),
+    Column("schema", LargeBinary, nullable=False),  # msgpack of Schema.to_dict()
+    Column("baseline", LargeBinary, nullable=False),  # Window.to_bytes()
+    Column("tau", JSON, nullable=False),  # stream name -> integrated autocorrelation, rows
+    Column("n_ref", JSON, nullable=False),  # stream name -> effective reference size, rows
+    Column("smallest_effect", JSON, nullable=False),  # stream name -> reference sd (or share)
+    Column("window_s", Float, nullable=False),
+    Column("budget", Text, nullable=False),  # as the owner wrote it, e.g. "1 per device-year"
+    Column("classes", JSON, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    Column("source", Text, nullable=False),  # "file", or the device that described it
+    Column("added_ms", BigInteger, nullable=False),
+)
+Index("ix_bundles_schema_id", bundles.c.schema_id)
+
+# What has been taken from each (device, incarnation): everything up to `through`, and the ranges in `beyond`.
+# It outlives the rows themselves, so a message that returns after retention has removed its row still
+# counts once.
+seen = Table(
+    "seen",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("incarnation", BigInteger, primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("beyond", LargeBinary, nullable=False),  # msgpack [[first, last], ...]
+)
+
+windows = Table(
+    "windows",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("incarnation", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("bundle", Text, nullable=False),
+    Column("schema_id", LargeBinary, nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger, nullable=False),
+    Column("clock", Text, nullable=False),  # "device", "monotonic" (from its monotonic clock) or "received"
+    Column("received_ms", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("parts", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),  # Window.to_bytes()
+    Column("evidence", LargeBinary, nullable=False),  # float16 ln evidence per tracked stream
+)
+Index("ix_windows_device_start_ms", windows.c.device, windows.c.start_ms)
+Index("ix_windows_received_ms", windows.c.received_ms)
+
+# Merged windows. scope_key: the device's name; "key=value" of a cohort; "" of the fleet.
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("scope", Text, primary_key=True),  # device | cohort | fleet
+    Column("scope_key", Text, primary_key=True),
+    Column("bundle", Text, primary_key=True),
+    Column("bucket_s", Integer, primary_key=True, autoincrement=False),
+    Column("bucket_start_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("parts", BigInteger, nullable=False),
+    Column("devices", Integer, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("cohorts", JSON),  # device scope only: the cohorts in which this bucket was counted
+    Column("window", LargeBinary, nullable=False),  # Window.to_bytes()
+)
+# The triage loop asks what changed; the key above serves every page (one scope, one bundle, by time).
+Index("ix_rollups_bucket_start_ms", rollups.c.bucket_start_ms, rollups.c.scope)
+
+# State of the detectors that watch cohorts and the fleet; one row each, constant size.
+detector_states = Table(
+    "detector_states",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("scope_key", Text, primary_key=True),
+    Column("bundle", Text, primary_key=True),
+    Column("next_bucket_ms", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("raised", JSON, nullable=False),  # stream name -> the alarm that stands, as in findings
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("incarnation", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),  # the device's own id for it
+    Column("bundle", Text, nullable=False),
+    Column("state", Text, nullable=False),  # raised | cleared
+    Column("kind", Text, nullable=False),
+    Column("source", Text, nullable=False),  # drift | runtime | quality | device
+    Column("streams", JSON, nullable=False),  # [[name, share of the evidence], ...]
+    Column("log_e", Float, nullable=False),
+    Column("effect", Float, nullable=False),  # reference sd, or difference of shares
+    Column("effect_natural", Float, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("direction", Text, nullable=False),  # up | down | none
+    Column("onset_ms", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("incident", Text),  # the incident it was attributed to; null until triage has decided
+    Column("triaged", Boolean, nullable=False),
+)
+Index("ix_findings_device_at_ms", findings.c.device, findings.c.at_ms)
+Index("ix_findings_incident", findings.c.incident)
+Index("ix_findings_triaged", findings.c.triaged, findings.c.received_ms)
+Index("ix_findings_at_ms", findings.c.at_ms)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("incident", Text, primary_key=True),
+    Column("bundle", Text, nullable=False),
+    Column("scope", Text, nullable=False),  # device | cohort | fleet
+    Column("scope_key", Text, nullable=False),  # as in rollups; several attributes joined by " & "
+    Column("attributes", JSON, nullable=False),  # [[key, value], ...] that explain it
+    Column("kind", Text, nullable=False),  # sensor_fault | covariate_shift | data_quality | model_fault | ...
+    Column("detail", Text, nullable=False),  # the dominant finding kind: stuck, shift, ...
+    Column("state", Text, nullable=False),  # open | acknowledged | muted | resolved | absorbed
+    Column("severity", Float, nullable=False),  # largest standing |effect|, reference sd
+    Column("title", Text, nullable=False),
+    Column("cause", Text, nullable=False),  # one readable sentence
+    Column("onset_ms", BigInteger, nullable=False),
+    Column("opened_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("resolved_ms", BigInteger),
+    Column("muted_until_ms", BigInteger),
+    Column("affected", Integer, nullable=False),  # devices with standing findings in it
+    Column("members", Integer, nullable=False),  # devices in its scope
+    Column("elsewhere", Integer, nullable=False),  # devices outside its scope with the same standing finding
+    Column(
+        "streams", JSON, nullable=False
+    ),  # ordered [{stream, share, effect, effect_natural, unit, direction}]
+    Column("log_e", Float, nullable=False),
+    Column("risk_ratio", Float),
+    Column("risk_ratio_low", Float),
+    Column("reopened", Integer, nullable=False),  # how many times
+    Column("absorbed_into", Text),
+)
+Index("ix_incidents_state", incidents.c.state, incidents.c.updated_ms)
+Index("ix_incidents_opened_ms", incidents.c.opened_ms)
+Index("ix_incidents_bundle_scope", incidents.c.bundle, incidents.c.scope, incidents.c.scope_key)
+
+incident_devices = Table(
+    "incident_devices",
+    metadata,
+    Column("incident", Text, ForeignKey("incidents.incident"), primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("onset_ms", BigInteger, nullable=False),
+    Column("raised_ms", BigInteger, nullable=False),
+    Column("cleared_ms", BigInteger),
+)
+Index("ix_incident_devices_device", incident_devices.c.device)
+
+incident_events = Table(
+    "incident_events",
+    metadata,
+    Column("id", _RowNumber, primary_key=True),
+    Column("incident", Text, ForeignKey("incidents.incident"), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    # opened | widened | absorbed | acknowledged | muted | unmuted | resolved | reopened | note | retrain
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),  # "aggregator", or the person's name
+    Column("text", Text, nullable=False),
+)
+Index("ix_incident_events_incident_id", incident_events.c.incident, incident_events.c.id)
+
+retrain_requests = Table(
+    "retrain_requests",
+    metadata,
+    Column("request", Text, primary_key=True),  # also the CloudEvent's id and the webhook-id
+    Column("incident", Text, ForeignKey("incidents.incident"), nullable=False),
+    Column(
+        "episode", Integer, nullable=False
+    ),  # incidents.reopened when it was asked: one request per episode
+    Column("bundle", Text, nullable=False),
+    # created | delivered | undeliverable | accepted | running | done | failed
+    Column("state", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("delivered_ms", BigInteger),
+    Column("new_bundle", Text),  # what the pipeline reported with "done"
+    Column("detail", Text, nullable=False),  # the pipeline's last word
+    Column("body", LargeBinary, nullable=False),  # the CloudEvent, byte for byte as it is sent
+)
+# One request an episode, whatever else goes wrong.
+Index("uq_retrain_requests_episode", retrain_requests.c.incident, retrain_requests.c.episode, unique=True)
+Index("ix_retrain_requests_created_ms", retrain_requests.c.created_ms)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("request", Text, ForeignKey("retrain_requests.request"), primary_key=True),
+    Column("target", Text, primary_key=True),  # its name in the settings
+    Column("state", Text, nullable=False),  # pending | delivered | failed
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Column("last_attempt_ms", BigInteger),
+    Column("last_status", Integer),
+    Column("last_error", Text, nullable=False),
+    Column("delivered_ms", BigInteger),
+)
+Index("ix_deliveries_state_next_attempt_ms", deliveries.c.state, deliveries.c.next_attempt_ms)
+
+# A target that answered 410 Gone stays off until its owner changes the settings.
+disabled_targets = Table(
+    "disabled_targets",
+    metadata,
+    Column("target", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("disabled_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", _RowNumber, primary_key=True),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("device", Text),  # from the topic; null if even that could not be read
+    Column("topic", Text, nullable=False),
+    Column("incarnation", BigInteger),
+    Column("seq", BigInteger),
+    Column("kind", Text, nullable=False),  # window | finding | describe | ledger | state | message
+    Column("reason", Text, nullable=False),
+    Column("size", Integer, nullable=False),  # bytes received; `body` keeps the first of them
+    Column("body", LargeBinary, nullable=False),
+)
+Index("ix_quarantine_device_received_ms", quarantine.c.device, quarantine.c.received_ms)
+Index("ix_quarantine_received_ms", quarantine.c.received_ms)
+
+# The newest ledger that each (device, incarnation) has sent; the columns repeat its message.
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("incarnation", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("recorded_windows", BigInteger, nullable=False),
+    Column("recorded_rows", BigInteger, nullable=False),
+    Column("acked_windows", BigInteger, nullable=False),
+    Column("acked_rows", BigInteger, nullable=False),
+    Column("pending_windows", BigInteger, nullable=False),
+    Column("pending_rows", BigInteger, nullable=False),
+    Column("quarantined_windows", BigInteger, nullable=False),
+    Column("quarantined_rows", BigInteger, nullable=False),
+    Column("merged_windows", BigInteger, nullable=False),
+    Column("merged_rows", BigInteger, nullable=False),
+    Column("lost_rows_at_start", BigInteger, nullable=False),
+)
+
+# Hash-chained: `hash` covers the row's other columns and `previous`, so a change anywhere breaks every
+# later row.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _RowNumber, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+)
