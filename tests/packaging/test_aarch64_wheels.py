@@ -2,7 +2,7 @@ import json
 import subprocess
 import sys
 
-# Debian bookworm, Raspberry Pi OS and JetPack 5 and 6 have glibc 2.31 or newer; a tag is the least a wheel needs.
+# A tag names the oldest glibc a wheel runs on; Raspberry Pi OS and JetPack 5 have 2.31 or newer.
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
 
 

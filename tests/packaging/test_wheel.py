@@ -34,12 +34,10 @@ def test_every_package_in_the_wheel_says_that_it_is_typed(distribution):
 
 
 def test_the_dashboards_pages_and_the_databases_migrations_are_in_the_wheel(distribution):
-    aggregator = {name for name in _wheel_files(distribution) if name.startswith("driftpost_aggregator/")}
+    files = _wheel_files(distribution)
     for folder, suffix in (("web", ".html"), ("web", ".css"), ("web", ".js"), ("store/migrations", ".py")):
-        found = [
-            n for n in aggregator if n.startswith(f"driftpost_aggregator/{folder}/") and n.endswith(suffix)
-        ]
-        assert found, f"no {suffix} file under driftpost_aggregator/{folder}"
+        prefix = f"driftpost_aggregator/{folder}/"
+        assert any(name.startswith(prefix) and name.endswith(suffix) for name in files), (prefix, suffix)
 
 
 def test_the_wheel_carries_its_licence(distribution):
@@ -51,13 +49,7 @@ def test_the_wheel_carries_its_licence(distribution):
 def test_the_sdist_can_run_the_checks_and_leaves_local_state_behind(distribution):
     with tarfile.open(distribution.sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert {
-        "pyproject.toml",
-        "constraints.txt",
-        "Makefile",
-        "README.md",
-        "LICENSE",
-        "tests/packaging/test_wheel.py",
-    } <= names
+    needed = {"pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "tests/packaging/test_wheel.py"}
+    assert needed <= names
     local = [n for n in names if n.startswith((".venv", ".git/", "dist/")) or "__pycache__" in n]
     assert local == []
