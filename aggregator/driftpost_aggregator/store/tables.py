@@ -64,6 +64,7 @@ devices = Table(
 )
 Index("ix_devices_last_seen_ms", devices.c.last_seen_ms)
 Index("ix_devices_bundle", devices.c.bundle)
+Index("ix_devices_online_device", devices.c.online, devices.c.device)
 
 device_attributes = Table(
     "device_attributes",
@@ -72,7 +73,13 @@ device_attributes = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-Index("ix_device_attributes_key_value", device_attributes.c.key, device_attributes.c.value)
+# The third column lets a page of a cohort's devices be read in order from the index alone.
+Index(
+    "ix_device_attributes_key_value",
+    device_attributes.c.key,
+    device_attributes.c.value,
+    device_attributes.c.device,
+)
 
 bundles = Table(
     "bundles",
@@ -181,11 +188,20 @@ findings = Table(
     Column("received_ms", BigInteger, nullable=False),
     Column("text", Text, nullable=False),
     Column("incident", Text),  # the incident it was attributed to; null until triage has decided
-    Column("triaged", Boolean, nullable=False),
+    Column("cleared_ms", BigInteger),  # of a raised one: when the device took it back
 )
 Index("ix_findings_device_at_ms", findings.c.device, findings.c.at_ms)
-Index("ix_findings_incident", findings.c.incident)
-Index("ix_findings_triaged", findings.c.triaged, findings.c.received_ms)
+Index("ix_findings_incident_at_ms", findings.c.incident, findings.c.at_ms)
+Index("ix_findings_id", findings.c.id)
+# What stands now: the triage loop reads it every round, whatever the length of the history.
+_STANDING = (findings.c.state == "raised") & findings.c.cleared_ms.is_(None)
+Index(
+    "ix_findings_standing",
+    findings.c.bundle,
+    findings.c.device,
+    sqlite_where=_STANDING,
+    postgresql_where=_STANDING,
+)
 Index("ix_findings_at_ms", findings.c.at_ms)
 
 incidents = Table(

@@ -61,7 +61,9 @@ def upgrade() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("device", "key", name="pk_device_attributes"),
     )
-    op.create_index("ix_device_attributes_key_value", "device_attributes", ["key", "value"], unique=False)
+    op.create_index(
+        "ix_device_attributes_key_value", "device_attributes", ["key", "value", "device"], unique=False
+    )
     op.create_table(
         "devices",
         sa.Column("device", sa.Text(), nullable=False),
@@ -85,6 +87,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_devices_bundle", "devices", ["bundle"], unique=False)
     op.create_index("ix_devices_last_seen_ms", "devices", ["last_seen_ms"], unique=False)
+    op.create_index("ix_devices_online_device", "devices", ["online", "device"], unique=False)
     op.create_table(
         "disabled_targets",
         sa.Column("target", sa.Text(), nullable=False),
@@ -114,13 +117,21 @@ def upgrade() -> None:
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("incident", sa.Text(), nullable=True),
-        sa.Column("triaged", sa.Boolean(), nullable=False),
+        sa.Column("cleared_ms", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("device", "incarnation", "seq", name="pk_findings"),
     )
     op.create_index("ix_findings_at_ms", "findings", ["at_ms"], unique=False)
     op.create_index("ix_findings_device_at_ms", "findings", ["device", "at_ms"], unique=False)
-    op.create_index("ix_findings_incident", "findings", ["incident"], unique=False)
-    op.create_index("ix_findings_triaged", "findings", ["triaged", "received_ms"], unique=False)
+    op.create_index("ix_findings_id", "findings", ["id"], unique=False)
+    op.create_index("ix_findings_incident_at_ms", "findings", ["incident", "at_ms"], unique=False)
+    op.create_index(
+        "ix_findings_standing",
+        "findings",
+        ["bundle", "device"],
+        unique=False,
+        sqlite_where=sa.text("state = 'raised' AND cleared_ms IS NULL"),
+        postgresql_where=sa.text("state = 'raised' AND cleared_ms IS NULL"),
+    )
     op.create_table(
         "incidents",
         sa.Column("incident", sa.Text(), nullable=False),
