@@ -1,0 +1,187 @@
+"""agent.toml: every setting of the agent, declared once.
+
+The parser, the error messages, `driftpost agent settings`, `driftpost agent init` and the reference page in
+`docs/agent.md` all come from this table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from driftpost_sync.settings import REQUIRED, Setting, SettingsTable
+
+TABLE = SettingsTable(
+    "agent.toml",
+    (
+        Setting("device.id", str, REQUIRED, meaning="name of this device, unique in its fleet"),
+        Setting(
+            "device.fleet", str, "default", meaning="name of the fleet; the aggregator must use the same"
+        ),
+        Setting(
+            "device.attributes",
+            dict[str, str],
+            {},
+            meaning="what cohorts are formed by, such as site, camera or firmware",
+        ),
+        Setting(
+            "model.bundle", Path, REQUIRED, meaning="the bundle to guard, made by `driftpost bundle build`"
+        ),
+        Setting("model.fallback", Path, None, meaning="bundle that answers when the policy says fallback"),
+        Setting("model.trusted_keys", list[Path], [], meaning="public keys whose bundles may run here"),
+        Setting(
+            "model.allow_unsigned",
+            bool,
+            False,
+            meaning="run bundles that nobody signed; for trials only, as a changed file goes unnoticed",
+        ),
+        Setting("model.threads", int, 1, meaning="threads that one inference may use", minimum=1, maximum=64),
+        Setting(
+            "model.deadline_seconds",
+            float,
+            10.0,
+            "s",
+            "a model that takes longer is taken for hung: its process is ended and started again",
+            minimum=0.05,
+            maximum=3600,
+        ),
+        Setting(
+            "model.isolated",
+            bool,
+            True,
+            meaning="run the model in its own process, so that a crash does not take the agent along",
+        ),
+        Setting("server.host", str, "127.0.0.1", meaning="address the inference server listens on"),
+        Setting(
+            "server.port",
+            int,
+            8600,
+            meaning="port of the inference server; 0 picks a free one",
+            minimum=0,
+            maximum=65535,
+        ),
+        Setting(
+            "server.max_request_mb",
+            float,
+            32.0,
+            "MiB",
+            "a larger request is refused before it is read",
+            minimum=0.01,
+            maximum=1024,
+        ),
+        Setting(
+            "server.max_connections",
+            int,
+            32,
+            meaning="connections at a time; one more is answered with 503",
+            minimum=1,
+            maximum=1024,
+        ),
+        Setting(
+            "store.path",
+            Path,
+            "state/agent.db",
+            meaning="the database; its folder also holds installed bundles",
+        ),
+        Setting(
+            "store.synchronous",
+            str,
+            "full",
+            meaning="full survives a power cut with every closed window; normal saves an fsync a window",
+            choices=("full", "normal"),
+        ),
+        Setting(
+            "store.history_mb",
+            float,
+            64.0,
+            "MiB",
+            "acknowledged windows are kept for local reading up to this size, oldest removed first",
+            minimum=0,
+            maximum=65536,
+        ),
+        Setting(
+            "windows.seconds",
+            float,
+            None,
+            "s",
+            "length of a window; left out, the bundle's policy decides",
+            minimum=0.1,
+            maximum=86400,
+        ),
+        Setting(
+            "windows.rows",
+            int,
+            None,
+            meaning="close a window early when it holds this many rows",
+            minimum=16,
+            maximum=100_000_000,
+        ),
+        Setting(
+            "windows.flush_seconds",
+            float,
+            1.0,
+            "s",
+            "rows are sketched at least this often",
+            minimum=0.05,
+            maximum=600,
+        ),
+        Setting(
+            "mqtt.host", str, None, meaning="the broker; left out, the agent works alone and keeps everything"
+        ),
+        Setting(
+            "mqtt.port",
+            int,
+            None,
+            meaning="left out, 1883, or 8883 with a certificate authority",
+            minimum=1,
+            maximum=65535,
+        ),
+        Setting("mqtt.username", str, None, meaning="name at the broker"),
+        Setting("mqtt.password_file", Path, None, meaning="file whose first line is the password"),
+        Setting("mqtt.ca", Path, None, meaning="certificate authority of the broker; turns TLS on"),
+        Setting("mqtt.cert", Path, None, meaning="this device's certificate"),
+        Setting("mqtt.key", Path, None, meaning="the certificate's private key"),
+        Setting(
+            "mqtt.ledger_seconds",
+            float,
+            300.0,
+            "s",
+            "how often the account of all windows is sent",
+            minimum=1,
+            maximum=86400,
+        ),
+        Setting(
+            "policy.on_bad_verdict",
+            str,
+            None,
+            meaning="overrides the bundle's policy for this device",
+            choices=("flag", "abstain", "fallback"),
+        ),
+        Setting(
+            "policy.min_confidence",
+            float,
+            None,
+            meaning="overrides the bundle's least confidence for this device",
+            minimum=0,
+            maximum=1,
+        ),
+        Setting(
+            "policy.budget",
+            str,
+            None,
+            meaning="overrides the bundle's false-alarm budget, such as `1 per device-year`",
+        ),
+        Setting(
+            "clock.trust_wall",
+            bool,
+            False,
+            meaning="take the wall clock as good without asking the kernel whether it is synchronised",
+        ),
+        Setting(
+            "log.level",
+            str,
+            "info",
+            meaning="least severe log lines to write",
+            choices=("debug", "info", "warning", "error"),
+        ),
+    ),
+)
