@@ -79,7 +79,8 @@ class RuntimeCrashed(ModelError):
             "protocol": f"the model's process sent something unreadable ({detail}) and was ended",
             "back-off": f"the model's process crashed; it is started again in {detail}",
         }.get(cause, detail)
-        last = log.strip().splitlines()[-1:]
+        # Runtimes greet on standard error when they start; that is no last word.
+        last = [line for line in log.strip().splitlines() if not line.startswith(("INFO:", "WARNING:"))][-1:]
         super().__init__(message + (f"; its last words: {last[0][:300]}" if last else ""))
 
 

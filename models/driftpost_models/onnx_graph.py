@@ -1,8 +1,8 @@
 """The few facts about an ONNX file that ONNX Runtime does not tell.
 
-ONNX Runtime reports names, types and shapes, but not the quantization of a graph's inputs and outputs, nor why
-it can't read a file. The protobuf is read here directly (onnx.proto field numbers), because the `onnx` package
-is a heavy guest on a device that only wants to run a model.
+ONNX Runtime reports names, types and shapes, but not the quantization of a graph's inputs and outputs, nor
+why it can't read a file. The protobuf is read here directly (onnx.proto field numbers), because the `onnx`
+package is a heavy guest on a device that only wants to run a model.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class TensorSpec:
             return (values.astype(np.float32) - zero) * scale
         if values.dtype.itemsize <= 2:
             return values.astype(np.float32)
-        if values.dtype == np.float32:
-            return values.view(np.float32)
-        return values.astype(np.float64, copy=False)
+        same = np.float32 if values.dtype == np.float32 else np.float64
+        real: npt.NDArray[np.floating] = values.astype(same, copy=False)
+        return real
 
     def limits(self) -> tuple[float, float] | None:
         """Lowest and highest real value that the tensor can hold, None where that is unbounded."""

@@ -1,0 +1,166 @@
+"""What the owner asks of the guard: budget, smallest change, and what a bad verdict does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from driftpost_sketches.drift.budget import Budget
+
+from driftpost_models.errors import ConfigError
+from driftpost_models.reasons import REASON_NAMES
+from driftpost_models.strict_table import StrictTable, nearest, parse_toml, read_toml
+
+ACTIONS = ("flag", "abstain", "fallback")
+
+DEFAULT_BUDGET = "1 per device-year"
+DEFAULT_SMALLEST_EFFECT = 0.1
+"""Reference standard deviations. What people call a small change starts at about 0.2; half of it is worth knowing."""
+
+DEFAULT_WINDOW_SECONDS = 300.0
+
+SHORTEST_WINDOW_SECONDS = 0.1
+LONGEST_WINDOW_SECONDS = 86_400.0
+"""Seconds. Beyond a day an alarm comes too late to be an alarm."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The owner's wishes.
+
+    Attributes:
+        budget: false alarms allowed, in words, such as `1 per device-year`.
+        smallest_effect: smallest change worth an alarm, in reference standard deviations.
+        smallest_effects: the same for single streams by name.
+        on_bad_verdict: `flag` (answer with a warning), `abstain` (no answer) or `fallback` (another model answers).
+        reasons: the same for single reasons by name.
+        min_confidence: answers below it are bad (share, 0 to 1); None turns the check off.
+        window_seconds: length of a window.
+    """
+
+    budget: str = DEFAULT_BUDGET
+    smallest_effect: float = DEFAULT_SMALLEST_EFFECT
+    smallest_effects: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    on_bad_verdict: str = "flag"
+    reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    min_confidence: float | None = None
+    window_seconds: float = DEFAULT_WINDOW_SECONDS
+
+    def action(self, reason: str) -> str:
+        """What a bad verdict with this reason does.
+
+        Args:
+            reason: one of `driftpost_models.reasons.REASON_NAMES`.
+        """
+        return self.reasons.get(reason, self.on_bad_verdict)
+
+    def effect(self, stream: str) -> float:
+        """Smallest change of a stream worth an alarm, in reference standard deviations."""
+        return self.smallest_effects.get(stream, self.smallest_effect)
+
+    def with_(self, **changes: object) -> Policy:
+        """A copy with some fields changed and everything checked again.
+
+        Raises:
+            ConfigError: a value is not possible.
+        """
+        return parse_policy(StrictTable(_plain(replace(self, **changes)), "policy"))  # type: ignore[arg-type]  # checked by the parser
+
+    def to_toml(self) -> str:
+        """The policy as a file that `Policy.from_toml` reads back equal."""
+        lines = []
+        tables = []
+        for key, value in _plain(self).items():
+            if isinstance(value, dict):
+                tables += ["", f"[{key}]", *(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items())]
+            else:
+                lines.append(f"{key} = {_toml(value)}")
+        return "\n".join([*lines, *tables]) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> Policy:
+        """Read a policy strictly.
+
+        Raises:
+            ConfigError: not TOML, an unknown key or an impossible value.
+        """
+        return parse_policy(StrictTable(parse_toml(text, "policy")))
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a policy file.
+
+        Raises:
+            ConfigError: as `from_toml`, or the file can not be read.
+        """
+        return parse_policy(StrictTable(read_toml(path)))
+
+
+def _plain(policy: Policy) -> dict[str, object]:
+    plain: dict[str, object] = {
+        "budget": policy.budget,
+        "smallest_effect": policy.smallest_effect,
+        "on_bad_verdict": policy.on_bad_verdict,
+        "window_seconds": policy.window_seconds,
+    }
+    if policy.min_confidence is not None:
+        plain["min_confidence"] = policy.min_confidence
+    if policy.smallest_effects:
+        plain["smallest_effects"] = dict(policy.smallest_effects)
+    if policy.reasons:
+        plain["reasons"] = dict(policy.reasons)
+    return plain
+
+
+def _toml(value: object) -> str:
+    # JSON's texts and numbers are TOML's, but JSON may write a float without its dot as TOML reads an integer.
+    return json.dumps(float(value)) if isinstance(value, (int, float)) else json.dumps(value)
+
+
+def parse_policy(table: StrictTable) -> Policy:
+    """Take a policy from a parsed table.
+
+    Raises:
+        ConfigError: an unknown key or an impossible value.
+    """
+    default = Policy()
+    budget = table.text("budget", default.budget)
+    try:
+        Budget.parse(str(budget))
+    except ValueError as error:
+        raise ConfigError(table.path("budget"), str(error)) from error
+    effects = table.table("smallest_effects")
+    reasons = table.table("reasons")
+    policy = Policy(
+        budget=str(budget),
+        smallest_effect=table.number("smallest_effect", default.smallest_effect, low=0.0, high=10.0) or 0.0,
+        smallest_effects=MappingProxyType(
+            {}
+            if effects is None
+            else {k: effects.number(k, 0.0, low=0.0, high=10.0) or 0.0 for k in effects.keys()}
+        ),
+        on_bad_verdict=table.text("on_bad_verdict", default.on_bad_verdict, choices=ACTIONS) or "flag",
+        reasons=MappingProxyType({} if reasons is None else _reasons(reasons)),
+        min_confidence=table.number("min_confidence", None, low=0.0, high=1.0),
+        window_seconds=table.number(
+            "window_seconds", default.window_seconds, low=SHORTEST_WINDOW_SECONDS, high=LONGEST_WINDOW_SECONDS
+        )
+        or default.window_seconds,
+    )
+    table.done()
+    return policy
+
+
+def _reasons(table: StrictTable) -> dict[str, str]:
+    found = {}
+    for key in table.keys():
+        if key not in REASON_NAMES:
+            raise ConfigError(
+                table.path(key),
+                f"unknown reason{nearest(key, REASON_NAMES)} (known: {', '.join(REASON_NAMES)})",
+            )
+        found[key] = table.text(key, None, choices=ACTIONS) or "flag"
+    return found
