@@ -131,9 +131,13 @@ windows = Table(
     Column("parts", BigInteger, nullable=False),
     Column("window", LargeBinary, nullable=False),  # Window.to_bytes()
     Column("evidence", LargeBinary, nullable=False),  # float16 ln evidence per tracked stream
+    Column("merged", Boolean, nullable=False),  # whether it is in the rollups; not before its bundle is known
 )
 Index("ix_windows_device_start_ms", windows.c.device, windows.c.start_ms)
 Index("ix_windows_received_ms", windows.c.received_ms)
+# Windows that wait for their bundle's description: almost always none.
+_WAITING = windows.c.merged.is_(False)
+Index("ix_windows_waiting", windows.c.bundle, sqlite_where=_WAITING, postgresql_where=_WAITING)
 
 # Merged windows. scope_key: the device's name; "key=value" of a cohort; "" of the fleet.
 rollups = Table(

@@ -240,10 +240,19 @@ def upgrade() -> None:
         sa.Column("parts", sa.BigInteger(), nullable=False),
         sa.Column("window", sa.LargeBinary(), nullable=False),
         sa.Column("evidence", sa.LargeBinary(), nullable=False),
+        sa.Column("merged", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("device", "incarnation", "seq", name="pk_windows"),
     )
     op.create_index("ix_windows_device_start_ms", "windows", ["device", "start_ms"], unique=False)
     op.create_index("ix_windows_received_ms", "windows", ["received_ms"], unique=False)
+    op.create_index(
+        "ix_windows_waiting",
+        "windows",
+        ["bundle"],
+        unique=False,
+        sqlite_where=sa.text("merged IS 0"),
+        postgresql_where=sa.text("merged IS 0"),
+    )
     op.create_table(
         "incident_devices",
         sa.Column("incident", sa.Text(), nullable=False),
