@@ -92,6 +92,23 @@ TABLE = SettingsTable(
         Setting(
             "web.public_url", str, meaning="where people reach the dashboard, for links in retrain requests"
         ),
+        Setting(
+            "web.token_file",
+            Path,
+            meaning="file with the secret that people (as password) and programs (as bearer token) must show",
+        ),
+        Setting(
+            "web.allow_anonymous",
+            bool,
+            False,
+            meaning="serve without a token beyond this machine, where something in front authenticates people",
+        ),
+        Setting(
+            "web.hosts",
+            list[str],
+            [],
+            meaning="further names by which browsers may reach a dashboard that has no token, behind a proxy",
+        ),
         Setting("retrain.enabled", bool, True, meaning="whether incidents may ask for retraining at all"),
         Setting(
             "retrain.scopes",
