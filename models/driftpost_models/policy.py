@@ -18,7 +18,7 @@ ACTIONS = ("flag", "abstain", "fallback")
 
 DEFAULT_BUDGET = "1 per device-year"
 DEFAULT_SMALLEST_EFFECT = 0.1
-"""Reference standard deviations. What people call a small change starts at about 0.2; half of it is worth knowing."""
+"""Reference standard deviations: half of what is commonly called a small change."""
 
 DEFAULT_WINDOW_SECONDS = 300.0
 
@@ -35,7 +35,7 @@ class Policy:
         budget: false alarms allowed, in words, such as `1 per device-year`.
         smallest_effect: smallest change worth an alarm, in reference standard deviations.
         smallest_effects: the same for single streams by name.
-        on_bad_verdict: `flag` (answer with a warning), `abstain` (no answer) or `fallback` (another model answers).
+        on_bad_verdict: `flag` (answer with a warning), `abstain` (no answer) or `fallback` (another model's).
         reasons: the same for single reasons by name.
         min_confidence: answers below it are bad (share, 0 to 1); None turns the check off.
         window_seconds: length of a window.
@@ -116,7 +116,7 @@ def _plain(policy: Policy) -> dict[str, object]:
 
 
 def _toml(value: object) -> str:
-    # JSON's texts and numbers are TOML's, but JSON may write a float without its dot as TOML reads an integer.
+    # JSON's texts and numbers are TOML's; as floats they are read back as what they were.
     return json.dumps(float(value)) if isinstance(value, (int, float)) else json.dumps(value)
 
 
@@ -140,7 +140,7 @@ def parse_policy(table: StrictTable) -> Policy:
         smallest_effects=MappingProxyType(
             {}
             if effects is None
-            else {k: effects.number(k, 0.0, low=0.0, high=10.0) or 0.0 for k in effects.keys()}
+            else {k: effects.number(k, 0.0, low=0.0, high=10.0) or 0.0 for k in effects.names()}
         ),
         on_bad_verdict=table.text("on_bad_verdict", default.on_bad_verdict, choices=ACTIONS) or "flag",
         reasons=MappingProxyType({} if reasons is None else _reasons(reasons)),
@@ -156,7 +156,7 @@ def parse_policy(table: StrictTable) -> Policy:
 
 def _reasons(table: StrictTable) -> dict[str, str]:
     found = {}
-    for key in table.keys():
+    for key in table.names():
         if key not in REASON_NAMES:
             raise ConfigError(
                 table.path(key),

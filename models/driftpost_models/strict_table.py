@@ -68,7 +68,7 @@ class StrictTable:
         """Dotted path of a key."""
         return f"{self._where}.{key}" if self._where else key
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """Keys that are present."""
         return [str(key) for key in self._plain]
 

@@ -105,7 +105,7 @@ class TfliteRuntime:
         self._content = content
         self._lock = threading.Lock()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        names = _unique([str(d["name"]) for d in inputs]), _unique([str(d["name"]) for d in outputs])
+        names = _names(interpreter, inputs, outputs)
         self.inputs = tuple(_spec(d, name) for d, name in zip(inputs, names[0], strict=True))
         self.outputs = tuple(_spec(d, name) for d, name in zip(outputs, names[1], strict=True))
         self.provider = "CPU"
@@ -150,6 +150,31 @@ class TfliteRuntime:
         """Give the model's memory back."""
         with self._lock:
             self._interpreter = None
+
+
+def _names(
+    interpreter: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """Names that the model's author gave: its signature's, or its tensors' without the converter's decoration."""
+    signatures = interpreter.get_signature_list()
+    if "serving_default" in signatures or len(signatures) == 1:
+        key = "serving_default" if "serving_default" in signatures else next(iter(signatures))
+        runner = interpreter.get_signature_runner(key)
+        taken = {int(d["index"]): str(name) for name, d in runner.get_input_details().items()}
+        given = {int(d["index"]): str(name) for name, d in runner.get_output_details().items()}
+        # A signature may stand for another subgraph, or name two outputs that are one tensor.
+        if all(int(d["index"]) in taken for d in inputs) and all(int(d["index"]) in given for d in outputs):
+            return (
+                _unique([taken[int(d["index"])] for d in inputs]),
+                _unique([given[int(d["index"])] for d in outputs]),
+            )
+    return _unique([_plain(str(d["name"])) for d in inputs]), _unique(
+        [_plain(str(d["name"])) for d in outputs]
+    )
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("serving_default_").removesuffix(":0")
 
 
 def _unique(names: list[str]) -> list[str]:
