@@ -101,7 +101,7 @@ TABLE = SettingsTable(
             "web.allow_anonymous",
             bool,
             False,
-            meaning="serve without a token beyond this machine, where something in front authenticates people",
+            meaning="serve beyond this machine without a token, if a proxy authenticates people",
         ),
         Setting(
             "web.hosts",
@@ -109,7 +109,7 @@ TABLE = SettingsTable(
             [],
             meaning="further names by which browsers may reach a dashboard that has no token, behind a proxy",
         ),
-        Setting("retrain.enabled", bool, True, meaning="whether incidents may ask for retraining at all"),
+        Setting("retrain.enabled", bool, True, meaning="whether incidents may ask for retraining"),
         Setting(
             "retrain.scopes",
             list[str],
@@ -159,13 +159,13 @@ TABLE = SettingsTable(
                     "secret_file",
                     Path,
                     REQUIRED,
-                    meaning="file with one or more whsec_ secrets, one a line; each signs, so keys can rotate",
+                    meaning="file of whsec_ secrets, one a line; each signs, so that keys can rotate",
                 ),
                 Setting(
                     "allow_private",
                     bool,
                     False,
-                    meaning="allow private and loopback addresses, and http, for a pipeline on one's own network",
+                    meaning="allow private and loopback addresses, and http: a pipeline on one's own network",
                 ),
                 Setting("timeout_s", float, 20.0, "s", "for the whole exchange", minimum=0.1, maximum=60),
             ),
