@@ -23,9 +23,7 @@ MQTT_SETTINGS: tuple[Setting, ...] = (
         choices=("auto", "5", "3.1.1"),
     ),
     Setting("mqtt.username", str, meaning="name to log in with"),
-    Setting(
-        "mqtt.password_file", Path, meaning="file whose first line is the password, read at each connect"
-    ),
+    Setting("mqtt.password_file", Path, meaning="file whose first line is the password"),
     Setting("mqtt.ca", Path, meaning="certificates (PEM) that the broker's must be signed by; turns TLS on"),
     Setting("mqtt.cert", Path, meaning="this client's certificate (PEM), with mqtt.key; turns TLS on"),
     Setting("mqtt.key", Path, meaning="private key (PEM) of mqtt.cert"),
