@@ -14,8 +14,10 @@ The order of sending is chosen for a person who looks at the dashboard after an 
 (without them the aggregator can not read windows), then findings, then ledgers, each oldest first; windows
 newest first, because now matters more than last week and the aggregator does not depend on order.
 
-Flash is spared: the primary key follows time, so that a put touches the end of the table, and it is computed
-from (incarnation, seq), so that neither needs an index of its own.
+Flash is spared: the primary key follows time, so that a put touches the end of the table; it is computed from
+(incarnation, seq), so that these need no index of their own; a status changes in place, without rewriting the
+body; and acknowledgements are written together with the next put, whose transaction touches the same pages.
+If power fails in between, a message is sent once more and the aggregator knows it already.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ ENVELOPE_BYTES = 128
 ITEM_BYTES = 24
 # Incarnations listed one by one; older ones without pending rows are folded into one line of totals.
 KEEP_INCARNATIONS = 64
+# Acknowledgements held back for the next put at most; a drain writes them in lots of this size.
+MAX_UNWRITTEN = 256
+_IDS_IN_STATEMENT = 256
 # The line of totals; real incarnations start at 1 << 32.
 _FOLDED = 0
 
@@ -71,18 +76,21 @@ SCHEMA: tuple[str, ...] = (
         id INTEGER PRIMARY KEY,               -- incarnations.first_id + seq - 1: the order of recording
         incarnation INTEGER NOT NULL,
         seq INTEGER NOT NULL,
-        state TEXT NOT NULL DEFAULT 'pending',-- pending, acked, quarantined
+        status INTEGER NOT NULL DEFAULT 0,    -- as in `state`; a number, so that changing it moves no bytes
         sent INTEGER NOT NULL DEFAULT 0,      -- 1: may have left this device, so its body must not change
         kind TEXT NOT NULL,                   -- window, finding, describe, ledger
         windows INTEGER NOT NULL DEFAULT 0,   -- base windows in it
         rows INTEGER NOT NULL DEFAULT 0,      -- inferences in it
         mono INTEGER NOT NULL,                -- ms since boot, when recorded
         wall INTEGER,                         -- Unix ms, NULL where the clock was not known to be good
-        crc INTEGER NOT NULL,                 -- CRC-32 of the fields above (but state, sent) and the body
-        body BLOB NOT NULL                    -- msgpack, see docs/protocol.md
+        crc INTEGER NOT NULL,                 -- CRC-32 of the fields above (but status, sent) and the body
+        body BLOB NOT NULL,                   -- msgpack, see docs/protocol.md
+        state TEXT GENERATED ALWAYS AS (
+            CASE status WHEN 0 THEN 'pending' WHEN 1 THEN 'acked' ELSE 'quarantined' END
+        ) VIRTUAL
     )
     """,
-    "CREATE INDEX messages_pending ON messages (kind) WHERE state = 'pending'",
+    "CREATE INDEX messages_pending ON messages (kind) WHERE status = 0",
     """
     CREATE TABLE quarantine (
         id INTEGER PRIMARY KEY,               -- messages.id
@@ -99,7 +107,7 @@ SCHEMA: tuple[str, ...] = (
            lost_rows_at_start
     FROM incarnations LEFT JOIN (
         SELECT incarnation AS of_incarnation, sum(windows) AS pending_windows, sum(rows) AS pending_rows
-        FROM messages WHERE state = 'pending' AND id NOT IN (SELECT id FROM quarantine)
+        FROM messages WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)
         GROUP BY incarnation
     ) ON of_incarnation = incarnation
     """,
@@ -179,6 +187,7 @@ class Outbox:
         self.incarnation = incarnation
         self._first_id = first_id
         self._boot = boot
+        self._settling: set[int] = set()
         self.live = False
         """Set by the link while it can send: rows put then count as sent at once, which saves a write."""
 
@@ -250,6 +259,7 @@ class Outbox:
             raise MessageTooLarge(f"a {kind}", len(body), MAX_BODY_BYTES)
         if windows < 0 or rows < 0:
             raise OutboxError(f"{windows} windows and {rows} rows can not be recorded")
+        self.settle()
         (last_seq,) = self._db.execute(
             "SELECT last_seq FROM incarnations WHERE incarnation = ?", (self.incarnation,)
         ).fetchone()
@@ -323,7 +333,7 @@ class Outbox:
     def _waiting(self, exclude: Collection[int]) -> Iterator[_Meta]:
         """Pending rows in the order of sending, without their bodies."""
         columns = "id, incarnation, kind, mono, length(body), sent"
-        pending = "state = 'pending' AND id NOT IN (SELECT id FROM quarantine)"
+        pending = "status = 0 AND id NOT IN (SELECT id FROM quarantine)"
         for kind in sorted(KINDS):  # describe, finding, ledger, window
             order = "DESC" if kind == "window" else "ASC"
             # In slices: no cursor stays open while rows change, and no backlog is loaded whole.
@@ -337,7 +347,7 @@ class Outbox:
                 ).fetchall()
                 for values in found:
                     after = int(values[0])
-                    if after not in exclude:
+                    if after not in exclude and after not in self._settling:
                         yield _Meta(*values)
                 if len(found) < 256:
                     break
@@ -367,7 +377,8 @@ class Outbox:
     def acknowledge(self, incarnation: int, ranges: Sequence[Range]) -> int:
         """Settle what the aggregator says that it committed, in the caller's transaction.
 
-        Sequence numbers that are unknown, were never sent or are settled already change nothing.
+        The change is written with the next `put`, `settle` or account. Sequence numbers that are unknown,
+        were never sent or are settled already change nothing.
 
         Returns:
             Messages that were pending and now are acknowledged.
@@ -376,27 +387,42 @@ class Outbox:
         if known is None:
             return 0
         first_id, last_seq = known
-        settled = 0
+        before = len(self._settling)
         for first, last in ranges:
             low, high = first_id + max(first, 1) - 1, first_id + min(last, last_seq) - 1
-            if low > high:
-                continue
-            which = "id BETWEEN ? AND ? AND state = 'pending' AND sent = 1"
-            count, windows, rows = self._db.execute(
-                f"SELECT count(*), coalesce(sum(windows), 0), coalesce(sum(rows), 0)"
-                f" FROM messages WHERE {which}",
-                (low, high),
-            ).fetchone()
-            if not count:
-                continue
-            self._db.execute(f"UPDATE messages SET state = 'acked' WHERE {which}", (low, high))
-            self._db.execute(
+            if low <= high:
+                self._settling.update(
+                    row_id
+                    for (row_id,) in self._db.execute(
+                        "SELECT id FROM messages WHERE id BETWEEN ? AND ? AND status = 0 AND sent = 1"
+                        " AND id NOT IN (SELECT id FROM quarantine)",
+                        (low, high),
+                    )
+                )
+        settled = len(self._settling) - before
+        if len(self._settling) >= MAX_UNWRITTEN:
+            self.settle()
+        return settled
+
+    def settle(self) -> None:
+        """Write the acknowledgements that are not written yet, in the caller's transaction."""
+        if not self._settling:
+            return
+        ids = sorted(self._settling)
+        self._settling.clear()
+        for start in range(0, len(ids), _IDS_IN_STATEMENT):
+            part = ids[start : start + _IDS_IN_STATEMENT]
+            which = f"id IN ({','.join('?' * len(part))}) AND status = 0"
+            sums = self._db.execute(
+                f"SELECT sum(windows), sum(rows), incarnation FROM messages WHERE {which} GROUP BY incarnation",
+                part,
+            ).fetchall()
+            self._db.execute(f"UPDATE messages SET status = 1 WHERE {which}", part)
+            self._db.executemany(
                 "UPDATE incarnations SET acked_windows = acked_windows + ?, acked_rows = acked_rows + ?"
                 " WHERE incarnation = ?",
-                (windows, rows, incarnation),
+                sums,
             )
-            settled += count
-        return settled
 
     def quarantine(self, incarnation: int, seq: int, reason: str, *, now: int) -> bool:
         """Set a pending message aside, with its reason; it stays in the store for a person to look at.
@@ -407,16 +433,17 @@ class Outbox:
         known = self._span(incarnation)
         if known is None or not 1 <= seq <= known[1]:
             return False
+        self.settle()
         row_id = known[0] + seq - 1
         found = self._db.execute(
-            "SELECT windows, rows FROM messages WHERE id = ? AND state = 'pending'"
+            "SELECT windows, rows FROM messages WHERE id = ? AND status = 0"
             " AND id NOT IN (SELECT id FROM quarantine)",
             (row_id,),
         ).fetchone()
         if found is None:
             return False
         self._note(row_id, reason, now)
-        self._db.execute("UPDATE messages SET state = 'quarantined' WHERE id = ?", (row_id,))
+        self._db.execute("UPDATE messages SET status = 2 WHERE id = ?", (row_id,))
         self._db.execute(
             "UPDATE incarnations SET quarantined_windows = quarantined_windows + ?,"
             " quarantined_rows = quarantined_rows + ? WHERE incarnation = ?",
@@ -428,7 +455,7 @@ class Outbox:
         """Set aside a row whose own columns can not be believed."""
         self._note(row_id, reason, now)
         try:
-            self._db.execute("UPDATE messages SET state = 'quarantined' WHERE id = ?", (row_id,))
+            self._db.execute("UPDATE messages SET status = 2 WHERE id = ?", (row_id,))
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
@@ -463,9 +490,10 @@ class Outbox:
 
     def pending(self) -> Pending:
         """How much waits."""
+        self.settle()
         messages, size = self._db.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages INDEXED BY messages_pending"
-            " WHERE state = 'pending' AND id NOT IN (SELECT id FROM quarantine)"
+            " WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)"
         ).fetchone()
         return Pending(int(messages), int(size))
 
@@ -499,6 +527,7 @@ class Outbox:
         )
 
     def _accounts(self, where: str, values: tuple[int, ...]) -> tuple[LedgerBody, ...]:
+        self.settle()
         found = self._db.execute(
             "SELECT incarnation, recorded_windows, recorded_rows, acked_windows, acked_rows,"
             " quarantined_windows, quarantined_rows, merged_windows, merged_rows, lost_rows_at_start"
@@ -521,7 +550,7 @@ class Outbox:
     def _pending_tally(self, incarnation: int) -> Tally:
         windows, rows = self._db.execute(
             "SELECT coalesce(sum(windows), 0), coalesce(sum(rows), 0)"
-            " FROM messages INDEXED BY messages_pending WHERE state = 'pending' AND incarnation = ?"
+            " FROM messages INDEXED BY messages_pending WHERE status = 0 AND incarnation = ?"
             " AND id NOT IN (SELECT id FROM quarantine)",
             (incarnation,),
         ).fetchone()
@@ -546,12 +575,11 @@ class Outbox:
         Returns:
             Rows deleted.
         """
+        self.settle()
         total = 0
         oldest_kept: int | None = None
         over = False
-        cursor = self._db.execute(
-            "SELECT id, length(body) FROM messages WHERE state = 'acked' ORDER BY id DESC"
-        )
+        cursor = self._db.execute("SELECT id, length(body) FROM messages WHERE status = 1 ORDER BY id DESC")
         for row_id, size in cursor:
             total += size
             if total > keep_bytes:
@@ -562,9 +590,7 @@ class Outbox:
         deleted = 0
         if over:
             below = 1 << 62 if oldest_kept is None else oldest_kept
-            deleted = self._db.execute(
-                "DELETE FROM messages WHERE state = 'acked' AND id < ?", (below,)
-            ).rowcount
+            deleted = self._db.execute("DELETE FROM messages WHERE status = 1 AND id < ?", (below,)).rowcount
         self._fold()
         return deleted
 
