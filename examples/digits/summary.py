@@ -1,0 +1,267 @@
+"""What the demo proved: facts from the stores, the database and the receiver, and the checks on them.
+
+Everything here is a pure function of `Facts`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from feeder import Tally, total
+from receiver import Delivery
+from scenario import DEVICES, DRIFTED_ATTRIBUTE, FROZEN_DEVICE, WINDOW_SECONDS, cohort
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An incident as the aggregator's database has it.
+
+    Attributes:
+        id: Its name.
+        scope: `device`, `cohort` or `fleet`.
+        scope_key: Which one: a device's name, or `key=value`.
+        kind: What it is about, such as `sensor_fault`.
+        detail: The dominant kind of finding, such as `stuck`.
+        cause: One readable sentence.
+        devices: Devices that it holds.
+        onset_ms: When the change began, by the evidence; Unix milliseconds.
+        opened_ms: When it was opened; Unix milliseconds.
+    """
+
+    id: str
+    scope: str
+    scope_key: str
+    kind: str
+    detail: str
+    cause: str
+    devices: frozenset[str]
+    onset_ms: int
+    opened_ms: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """One device's rows and bytes, each number counted where it says.
+
+    Attributes:
+        fed: Frames that its camera got an answer for.
+        recorded: Rows in the ledger of the agent's own store.
+        stored: Rows of its windows in the aggregator's database.
+        merged: Rows of its merged windows in the aggregator's database.
+        windows: Windows in the aggregator's database.
+        pending: Windows that the agent's store still holds for sending.
+        quarantined: Messages of it that were refused.
+        sent_bytes: Bytes that the agent handed to the broker.
+        seconds: How long it was fed.
+    """
+
+    fed: int
+    recorded: int
+    stored: int
+    merged: int
+    windows: int
+    pending: int
+    quarantined: int
+    sent_bytes: int
+    seconds: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing was lost on the way and nothing counted twice."""
+        return (
+            self.fed == self.recorded == self.stored == self.merged
+            and self.pending == 0
+            and self.quarantined == 0
+        )
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the guard adds to a model call, measured side by side in one process; microseconds."""
+
+    runtime: str
+    bare_us: float
+    guarded_us: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the run left behind.
+
+    Attributes:
+        drift: Whether anything was injected.
+        drift_ms: When the second phase began; Unix milliseconds.
+        incidents: Every incident in the database, whatever its state.
+        deliveries: Everything that arrived at the receiver.
+        requests: State of each retrain request at the aggregator, by id.
+        tallies: Score by device and phase.
+        accounts: Rows and bytes by device.
+        failures: What ended a camera or a process early.
+        overheads: Cost of the guard, one for each runtime.
+    """
+
+    drift: bool
+    drift_ms: int
+    incidents: Sequence[Incident]
+    deliveries: Sequence[Delivery]
+    requests: Mapping[str, str]
+    tallies: Mapping[str, Mapping[str, Tally]]
+    accounts: Mapping[str, Account]
+    failures: Sequence[str] = ()
+    overheads: Sequence[Overhead] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise, whether it was kept, and the numbers behind that."""
+
+    promise: str
+    kept: bool
+    detail: str
+
+
+def windows_after(moment_ms: int, incident: Incident) -> int:
+    """How many windows of the change had ended, at least in part, when an incident was opened."""
+    return max(0, math.ceil((incident.opened_ms - moment_ms) / (WINDOW_SECONDS * 1000)))
+
+
+def cohort_incidents(facts: Facts) -> list[Incident]:
+    """Incidents of the cohort that was fogged."""
+    key, value = DRIFTED_ATTRIBUTE
+    return [
+        incident
+        for incident in facts.incidents
+        if incident.scope == "cohort" and incident.scope_key == f"{key}={value}"
+    ]
+
+
+def device_incidents(facts: Facts) -> list[Incident]:
+    """Incidents of the device whose sensor was frozen."""
+    return [
+        incident
+        for incident in facts.incidents
+        if incident.scope == "device" and incident.scope_key == FROZEN_DEVICE
+    ]
+
+
+def is_stuck(incident: Incident) -> bool:
+    """Whether an incident says that the sensor repeats itself."""
+    return incident.kind == "sensor_fault" and incident.detail in {"stuck", "frozen"}
+
+
+def checks(facts: Facts) -> list[Check]:
+    """Every promise of the demo, judged."""
+    quiet = [incident for incident in facts.incidents if incident.opened_ms < facts.drift_ms]
+    result = [
+        Check(
+            "no alarm in the quiet stretch",
+            not quiet,
+            "; ".join(f"{incident.scope} {incident.scope_key}: {incident.cause}" for incident in quiet)
+            or "none",
+        )
+    ]
+    result += _drift_checks(facts) if facts.drift else _calm_checks(facts)
+    result += _exactness(facts)
+    return result
+
+
+def _drift_checks(facts: Facts) -> list[Check]:
+    key, value = DRIFTED_ATTRIBUTE
+    of_cohort, of_device = cohort_incidents(facts), device_incidents(facts)
+    others = [one for one in facts.incidents if one not in of_cohort and one not in of_device]
+    right_cohort = len(of_cohort) == 1 and of_cohort[0].devices == cohort() and not is_stuck(of_cohort[0])
+    right_device = len(of_device) == 1 and of_device[0].devices == {FROZEN_DEVICE} and is_stuck(of_device[0])
+    good = [one for one in facts.deliveries if one.accepted and not one.duplicate]
+    about = {str(one.event.get("data", {}).get("incident", {}).get("id", "")) for one in good}
+    right_request = (
+        len(good) == 1
+        and all(one.accepted for one in facts.deliveries)
+        and about == {one.id for one in of_cohort}
+        and set(facts.requests) == {good[0].webhook_id}
+    )
+    return [
+        Check(
+            f"one incident of the cohort {key}={value}, holding its {len(cohort())} devices",
+            right_cohort,
+            _told(of_cohort),
+        ),
+        Check(f"one incident of {FROZEN_DEVICE}, a stuck sensor", right_device, _told(of_device)),
+        Check("no other incident", not others, _told(others)),
+        Check(
+            "one retrain request, about the cohort, signature and CloudEvent verified by the receiver",
+            right_request,
+            "; ".join(
+                f"{one.webhook_id}: {one.problem or 'verified'}{', again' if one.duplicate else ''}"
+                for one in facts.deliveries
+            )
+            or "none arrived",
+        ),
+        Check(
+            "the pipeline's answer reached the aggregator",
+            bool(facts.requests) and set(facts.requests.values()) == {"accepted"},
+            ", ".join(f"{name}: {state}" for name, state in facts.requests.items()) or "no request",
+        ),
+    ]
+
+
+def _calm_checks(facts: Facts) -> list[Check]:
+    return [
+        Check("no incident at all", not facts.incidents, _told(facts.incidents)),
+        Check(
+            "no retrain request",
+            not facts.deliveries and not facts.requests,
+            f"{len(facts.deliveries)} deliveries, {len(facts.requests)} requests",
+        ),
+    ]
+
+
+def _exactness(facts: Facts) -> list[Check]:
+    wrong = {name: one for name, one in facts.accounts.items() if not one.exact or one.fed == 0}
+    missing = [device.name for device in DEVICES if device.name not in facts.accounts]
+    fed = sum(one.fed for one in facts.accounts.values())
+    return [
+        Check(
+            "every process and camera ran to the end",
+            not facts.failures,
+            "; ".join(facts.failures) or "all did",
+        ),
+        Check(
+            "every inference counted once: fed = recorded on the device = stored = merged",
+            not wrong and not missing,
+            "; ".join(
+                f"{name}: fed {one.fed}, recorded {one.recorded}, stored {one.stored}, merged {one.merged}, "
+                f"pending {one.pending}, refused {one.quarantined}"
+                for name, one in wrong.items()
+            )
+            or (
+                f"no account of {', '.join(missing)}"
+                if missing
+                else f"{fed} inferences on {len(facts.accounts)} devices"
+            ),
+        ),
+    ]
+
+
+def _told(incidents: Sequence[Incident]) -> str:
+    return (
+        "; ".join(
+            f"{one.scope} {one.scope_key} ({one.kind}, {one.detail}; {', '.join(sorted(one.devices))}): "
+            f"{one.cause}"
+            for one in incidents
+        )
+        or "none"
+    )
+
+
+def accuracy(facts: Facts, phase: str, devices: frozenset[str]) -> float:
+    """Share of right answers in a phase over some devices; NaN if there were none."""
+    return total(
+        [facts.tallies[name][phase] for name in devices if phase in facts.tallies.get(name, {})]
+    ).accuracy
+
+
+def passed(facts: Facts) -> bool:
+    """Whether every promise was kept."""
+    return all(check.kept for check in checks(facts))
