@@ -181,7 +181,7 @@ def verdict_parameters(result: GuardedResult) -> dict[str, Parameter]:
     """The verdict as the scalars that a response's `parameters` may hold."""
     return {
         "verdict": result.verdict.status.value,
-        "verdict_reasons": ",".join(reason.value for reason in result.verdict.reasons),
+        "verdict_reasons": ",".join(reason.label for reason in result.verdict.reasons),
         "inference_id": result.inference_id,
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, SettingsTable
 
 TABLE = SettingsTable(
@@ -125,23 +126,13 @@ TABLE = SettingsTable(
             maximum=600,
         ),
         Setting(
-            "mqtt.host", str, None, meaning="the broker; left out, the agent works alone and keeps everything"
+            "sync.enabled",
+            bool,
+            True,
+            meaning="send windows and findings to an aggregator; false keeps everything on the device",
         ),
         Setting(
-            "mqtt.port",
-            int,
-            None,
-            meaning="left out, 1883, or 8883 with a certificate authority",
-            minimum=1,
-            maximum=65535,
-        ),
-        Setting("mqtt.username", str, None, meaning="name at the broker"),
-        Setting("mqtt.password_file", Path, None, meaning="file whose first line is the password"),
-        Setting("mqtt.ca", Path, None, meaning="certificate authority of the broker; turns TLS on"),
-        Setting("mqtt.cert", Path, None, meaning="this device's certificate"),
-        Setting("mqtt.key", Path, None, meaning="the certificate's private key"),
-        Setting(
-            "mqtt.ledger_seconds",
+            "sync.ledger_seconds",
             float,
             300.0,
             "s",
@@ -149,6 +140,7 @@ TABLE = SettingsTable(
             minimum=1,
             maximum=86400,
         ),
+        *MQTT_SETTINGS,
         Setting(
             "policy.on_bad_verdict",
             str,

@@ -1,0 +1,406 @@
+"""The device's one database: outbox, detector state, findings and activations in a single SQLite file.
+
+A closed window is one transaction: its message, the findings drawn from it and the detectors' new state are
+all there or none is. A process killed at any moment therefore neither loses a closed window nor records one
+twice. In WAL mode with `synchronous=FULL` (the default) the same holds for a power cut; with NORMAL a power
+cut may take back the last transactions, all of each, and the file stays sound either way.
+
+One thread at a time uses the connection: everything here runs under `lock`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import SystemRandom
+from typing import Any
+
+from sqlite_utils import Database
+
+from driftpost_agent.errors import StoreUnusable
+from driftpost_agent.migrations import migrate
+from driftpost_sync.clock import Clock, boot_id
+from driftpost_sync.messages import DescribeBody, FindingBody, LedgerBody, WindowBody
+from driftpost_sync.outbox import Outbox, RandomBits
+
+# Pages (4 kB) after which the log is folded back into the database. SQLite's default of 1,000 lets the log
+# grow to 4 MB; at one window in five minutes a tenth of that still spreads the cost over an hour.
+WAL_AUTOCHECKPOINT_PAGES = 100
+# Bytes the log is cut back to after that.
+JOURNAL_SIZE_LIMIT = 1 << 20
+# Milliseconds to wait for a reader (`sqlite-utils`, `driftpost agent status`) that is in the way.
+BUSY_TIMEOUT_MS = 5_000
+# How many files of damaged databases are kept; a board that damages more has a failing card.
+MAX_SET_ASIDE = 16
+
+# Lines of the local finding log; the outbox keeps what is not yet acknowledged besides.
+KEEP_FINDINGS = 10_000
+
+_SQLITE_CORRUPT = 11
+_SQLITE_NOTADB = 26
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One line of the activation history."""
+
+    bundle: str
+    name: str
+    version: str
+    outcome: str
+    detail: str
+    wall: int | None
+
+
+class Store:
+    """Open with `Store.open`; use as a context manager or call `close`.
+
+    Attributes:
+        path: the file.
+        lock: held around every use of the connection.
+        outbox: messages on their way to the aggregator; use it inside `transaction()`.
+        set_aside: where a damaged predecessor was moved when this store was opened, if there was one.
+    """
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, claim: int, clock: Clock, set_aside: Path | None
+    ) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.set_aside = set_aside
+        self.outbox: Outbox
+        self._db = connection
+        self._claim = claim
+        self._clock = clock
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        clock: Clock,
+        synchronous: str = "full",
+        random: RandomBits | None = None,
+        lost_rows: int = 0,
+    ) -> Store:
+        """Open or create a store and begin a new incarnation in it.
+
+        A file that is damaged, or no database at all, is moved aside and a new one begun: an agent that can't
+        start guards nothing.
+
+        Args:
+            path: of the file; its folder is made.
+            clock: for the times in it.
+            synchronous: "full" or "normal", see above.
+            random: for the incarnation's low bits.
+            lost_rows: rows known to have been in memory when the last incarnation died.
+
+        Raises:
+            StoreUnusable: another process has it, or the folder can't be written.
+        """
+        path = Path(path)
+        claim = _claim(path)
+        connection: sqlite3.Connection | None = None
+        set_aside: Path | None = None
+        try:
+            try:
+                connection = _connect(path, synchronous)
+            except sqlite3.DatabaseError as error:
+                if not _damaged(error):
+                    raise
+                set_aside = _move_aside(path)
+                connection = _connect(path, synchronous)
+            store = cls(path, connection, claim, clock, set_aside)
+            with store.transaction():
+                store.outbox = Outbox.open(
+                    connection,
+                    random or SystemRandom(),
+                    mono=clock.mono_ms(),
+                    wall=clock.wall_ms(),
+                    boot=boot_id(),
+                    lost_rows=lost_rows,
+                )
+        except (sqlite3.Error, OSError) as error:
+            if connection is not None:
+                connection.close()
+            os.close(claim)
+            raise StoreUnusable(path, str(error), _remedy(error)) from error
+        return store
+
+    @property
+    def incarnation(self) -> int:
+        """Number of this start, see ARCHITECTURE.md."""
+        return self.outbox.incarnation
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the lock and a write transaction; commits at the end, rolls back on an exception.
+
+        Nested uses join the outermost one.
+        """
+        with self.lock:
+            if self._db.in_transaction:
+                yield self._db
+                return
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    def record_window(
+        self,
+        body: WindowBody,
+        *,
+        windows: int,
+        rows: int,
+        findings: Sequence[FindingBody] = (),
+        detector_state: bytes = b"",
+        standing: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record a closed window with everything that follows from it, in one transaction.
+
+        Args:
+            body: the window.
+            windows: base windows in it.
+            rows: inferences in it.
+            findings: raised or cleared by it.
+            detector_state: of its bundle, after it.
+            standing: ids of the findings that are raised now, by what they are about, so that a restart can
+                clear them under the same id.
+        """
+        packed = body.to_bytes()
+        with self.transaction() as db:
+            self.outbox.put(
+                "window", packed, mono=body.mono_end, wall=body.wall_end, windows=windows, rows=rows
+            )
+            for finding in findings:
+                self.record_finding(finding)
+            db.execute(
+                "insert into detector_states (bundle, state, windows, standing) values (?, ?, 1, ?)"
+                " on conflict (bundle) do update set state = excluded.state, windows = windows + 1,"
+                " standing = excluded.standing",
+                (body.bundle, detector_state, json.dumps(dict(standing or {}))),
+            )
+
+    def record_finding(self, finding: FindingBody) -> int:
+        """Record and queue a finding; returns its sequence number."""
+        with self.transaction() as db:
+            seq = self.outbox.put("finding", finding.to_bytes(), mono=finding.mono, wall=finding.wall)
+            db.execute(
+                "insert into finding_log (finding, state, bundle, source, kind, streams, effect,"
+                " effect_natural, unit, direction, log_e, incarnation, seq, mono, wall, onset_mono, text)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    finding.id,
+                    finding.state,
+                    finding.bundle,
+                    finding.source,
+                    finding.kind,
+                    ", ".join(f"{name} {share:.0%}" for name, share in finding.streams),
+                    finding.effect,
+                    finding.effect_natural,
+                    finding.unit,
+                    finding.direction,
+                    finding.log_e,
+                    self.incarnation,
+                    seq,
+                    finding.mono,
+                    finding.wall,
+                    finding.onset_mono,
+                    finding.text,
+                ),
+            )
+        return seq
+
+    def detector_state(self, bundle: str) -> tuple[bytes, dict[str, str]] | None:
+        """State of a bundle's detectors and the findings that stand, or None if it never ran here."""
+        with self.lock:
+            found = self._db.execute(
+                "select state, standing from detector_states where bundle = ?", (bundle,)
+            ).fetchone()
+        return None if found is None else (bytes(found[0]), dict(json.loads(found[1])))
+
+    def describe(self, body: DescribeBody, *, again: bool = False) -> bool:
+        """Queue the description of a bundle once for this store, or `again` because the aggregator asks."""
+        with self.transaction() as db:
+            known = db.execute("select 1 from described where bundle = ?", (body.bundle,)).fetchone()
+            if known is not None and not again:
+                return False
+            seq = self.outbox.put(
+                "describe", body.to_bytes(), mono=self._clock.mono_ms(), wall=self._clock.wall_ms()
+            )
+            db.execute(
+                "insert or replace into described (bundle, incarnation, seq) values (?, ?, ?)",
+                (body.bundle, self.incarnation, seq),
+            )
+        return True
+
+    def queue_ledger(self) -> LedgerBody:
+        """Queue the account of this incarnation, and of earlier ones that still have something pending."""
+        with self.transaction():
+            current = self.outbox.ledger()
+            for account in self.outbox.ledgers():
+                if account.incarnation == current.incarnation or account.pending.windows:
+                    self.outbox.put(
+                        "ledger", account.to_bytes(), mono=self._clock.mono_ms(), wall=self._clock.wall_ms()
+                    )
+        return current
+
+    def record_activation(self, bundle: str, name: str, version: str, outcome: str, detail: str = "") -> None:
+        """Add a line to the activation history."""
+        with self.transaction() as db:
+            db.execute(
+                "insert into activations (bundle, name, version, outcome, detail, incarnation, mono, wall)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    bundle,
+                    name,
+                    version,
+                    outcome,
+                    detail,
+                    self.incarnation,
+                    self._clock.mono_ms(),
+                    self._clock.wall_ms(),
+                ),
+            )
+
+    def activations(self, limit: int = 20) -> list[Activation]:
+        """The activation history, newest first."""
+        with self.lock:
+            found = self._db.execute(
+                "select bundle, name, version, outcome, detail, wall from activations"
+                " order by id desc limit ?",
+                (limit,),
+            ).fetchall()
+        return [Activation(*row) for row in found]
+
+    def findings(self, *, standing: bool = False, limit: int = 50) -> list[dict[str, Any]]:
+        """Findings as the view `findings` shows them, newest first; `standing` leaves out cleared ones."""
+        with self.lock:
+            cursor = self._db.execute(
+                "select * from findings where state = 'raised' or not ? limit ?", (int(standing), limit)
+            )
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def finding_counts(self) -> tuple[int, int]:
+        """How many findings were ever raised here, and how many stand now."""
+        with self.lock:
+            raised = self._db.execute("select count(*) from finding_log where state = 'raised'").fetchone()
+            standing = self._db.execute("select count(*) from findings where state = 'raised'").fetchone()
+        return int(raised[0]), int(standing[0])
+
+    def prune(self, keep_bytes: int) -> int:
+        """Remove the oldest acknowledged messages beyond `keep_bytes`, and old findings; returns how many
+        messages."""
+        with self.transaction() as db:
+            db.execute(
+                "delete from finding_log where id <= (select max(id) from finding_log) - ?", (KEEP_FINDINGS,)
+            )
+            return self.outbox.prune(keep_bytes)
+
+    def bytes_on_disk(self) -> int:
+        """Size of the database with its log, in bytes."""
+        return sum(file.stat().st_size for file in _files(self.path) if file.exists())
+
+    def close(self) -> None:
+        """Fold the log back and give up the file; a second call does nothing."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._db.close()
+            os.close(self._claim)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _claim(path: Path) -> int:
+    """Take the store for this process alone; the kernel gives it back however the process ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise StoreUnusable(path, error.strerror or str(error), _remedy(error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreUnusable(
+            path, "another agent uses it", "Stop that one, or give this one a store.path of its own."
+        ) from error
+    return descriptor
+
+
+def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("pragma journal_mode = wal")
+        connection.execute(f"pragma synchronous = {'normal' if synchronous == 'normal' else 'full'}")
+        connection.execute(f"pragma wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
+        connection.execute(f"pragma journal_size_limit = {JOURNAL_SIZE_LIMIT}")
+        verdict = connection.execute("pragma quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _Damaged(verdict)
+        migrate(Database(connection))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _Damaged(sqlite3.DatabaseError):
+    """The file opens, but its pages contradict each other."""
+
+
+def _damaged(error: sqlite3.DatabaseError) -> bool:
+    if isinstance(error, _Damaged):
+        return True
+    if isinstance(error, (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+        return False
+    # Python 3.10 does not carry SQLite's code; there, a plain DatabaseError is one of these two.
+    return getattr(error, "sqlite_errorcode", _SQLITE_CORRUPT) & 0xFF in (_SQLITE_CORRUPT, _SQLITE_NOTADB)
+
+
+def _move_aside(path: Path) -> Path:
+    """Rename a damaged database with its log, never over an earlier one; returns its new name."""
+    number = next(
+        (n for n in range(1, MAX_SET_ASIDE) if not path.with_name(f"{path.name}.damaged-{n}").exists()),
+        MAX_SET_ASIDE,
+    )
+    for file in _files(path):
+        if file.exists():
+            file.replace(path.with_name(file.name.replace(path.name, f"{path.name}.damaged-{number}", 1)))
+    return path.with_name(f"{path.name}.damaged-{number}")
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    return (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"))
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error).lower()
+    if "full" in text or "no space" in text:
+        return "Free some space on its disk."
+    if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
+        return "Let the agent's user write to its folder, or change store.path."
+    if "locked" in text:
+        return "Close the program that has it open."
+    return "Check the disk and store.path."

@@ -1,0 +1,223 @@
+"""The device's database: whole transactions, honest recovery, readable by other tools."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.clocks import ManualClock
+from driftpost_agent.errors import StoreUnusable
+from driftpost_agent.migrations import MIGRATIONS
+from driftpost_agent.store import MAX_SET_ASIDE, Store
+from driftpost_sync.messages import DescribeBody, FindingBody, WindowBody
+
+
+def window_body(number: int = 0) -> WindowBody:
+    start = 1_000 * number
+    return WindowBody("b" * 64, bytes(16), start, start + 1_000, None, None, bytes([number % 256]) * 50)
+
+
+def finding_body(identity: str = "f-1", state: str = "raised") -> FindingBody:
+    return FindingBody(
+        id=identity,
+        bundle="b" * 64,
+        state=state,
+        kind="shift",
+        streams=(("x", 0.75), ("y", 0.25)),
+        log_e=12.5,
+        effect=0.8,
+        effect_natural=3.25,
+        unit="°C",
+        direction="up",
+        onset_mono=500,
+        onset_wall=None,
+        mono=1_000,
+        wall=None,
+        text="x rose by 3.25 °C",
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "agent.db", clock=ManualClock(), random=random.Random(7)) as opened:
+        yield opened
+
+
+def test_a_window_its_findings_and_the_detectors_state_are_one_transaction(store: Store) -> None:
+    store.record_window(
+        window_body(),
+        windows=1,
+        rows=40,
+        findings=[finding_body()],
+        detector_state=b"S1",
+        standing={"x": "f-1"},
+    )
+    assert store.detector_state("b" * 64) == (b"S1", {"x": "f-1"})
+    assert store.outbox.ledger().recorded.rows == 40
+
+    def interrupted() -> None:
+        with store.transaction():
+            store.record_window(window_body(1), windows=1, rows=2, detector_state=b"S2")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert store.detector_state("b" * 64) == (b"S1", {"x": "f-1"})
+    assert store.outbox.ledger().recorded.windows == 1
+
+
+def test_a_bundle_is_described_once_and_again_only_on_request(store: Store) -> None:
+    body = DescribeBody(
+        "b" * 64,
+        "m",
+        "1",
+        "0" * 64,
+        {"streams": []},
+        b"w",
+        {"x": 1.0},
+        {"x": 9.0},
+        {"x": 0.1},
+        300.0,
+        "1 per device-year",
+    )
+    assert store.describe(body)
+    assert not store.describe(body)
+    assert store.describe(body, again=True)
+
+
+def test_every_start_is_a_new_and_larger_incarnation(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(3):
+        with Store.open(tmp_path / "agent.db", clock=ManualClock()) as opened:
+            seen.append(opened.incarnation)
+    assert [number >> 32 for number in seen] == [1, 2, 3]
+
+
+def test_two_agents_can_not_share_a_store(store: Store) -> None:
+    with pytest.raises(StoreUnusable, match="another agent uses it"):
+        Store.open(store.path, clock=ManualClock())
+
+
+def test_a_stale_lock_file_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "agent.db.lock").write_text("left by a power cut")
+    with Store.open(tmp_path / "agent.db", clock=ManualClock()) as opened:
+        assert opened.incarnation >> 32 == 1
+
+
+@pytest.mark.parametrize("damage", ["no database", "torn pages", "truncated"])
+def test_a_damaged_database_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "agent.db"
+    with Store.open(path, clock=ManualClock()) as first:
+        for number in range(200):
+            first.record_window(window_body(number), windows=1, rows=1)
+    content = path.read_bytes()
+    if damage == "no database":
+        path.write_bytes(b"not a database at all" * 300)
+    elif damage == "torn pages":
+        path.write_bytes(content[:4096] + os.urandom(8192) + content[12288:])
+    else:
+        path.write_bytes(content[: len(content) // 2])
+    with Store.open(path, clock=ManualClock()) as second:
+        assert second.set_aside == tmp_path / "agent.db.damaged-1"
+        assert second.set_aside.exists()
+        assert second.outbox.ledger().recorded.windows == 0
+        second.record_window(window_body(), windows=1, rows=1)
+    with Store.open(path, clock=ManualClock()) as third:
+        assert third.set_aside is None
+
+
+def test_damaged_predecessors_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "agent.db"
+    for _ in range(MAX_SET_ASIDE + 3):
+        path.write_bytes(b"garbage" * 1000)
+        Store.open(path, clock=ManualClock()).close()
+    assert len(list(tmp_path.glob("agent.db.damaged-*"))) == MAX_SET_ASIDE
+
+
+def test_a_folder_that_can_not_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnusable, match=r"store\.path"):
+        Store.open(tmp_path / "file" / "agent.db", clock=ManualClock())
+
+
+def test_a_process_killed_in_mid_stream_loses_no_recorded_window_and_doubles_none(tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from pathlib import Path
+        from agent.clocks import ManualClock
+        from agent.test_store import window_body
+        from driftpost_agent.store import Store
+        store = Store.open(Path({str(tmp_path / "agent.db")!r}), clock=ManualClock())
+        for number in range(100000):
+            store.record_window(window_body(number), windows=1, rows=10, detector_state=str(number).encode())
+            print(number, flush=True)
+        """
+    )
+    last = -1
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                last = int(line)
+                if last >= 25:
+                    break
+            process.send_signal(signal.SIGKILL)
+            for line in process.stdout:
+                last = int(line) if line.endswith("\n") else last
+            process.wait()
+        with Store.open(tmp_path / "agent.db", clock=ManualClock()) as opened:
+            killed = opened.outbox.ledgers()[1]
+            state = opened.detector_state("b" * 64)
+            assert state is not None
+            # Printed after the commit: what was printed is there, and at most one more.
+            assert killed.recorded.windows - (last + 1) in (0, 1)
+            assert int(state[0]) + 1 == killed.recorded.windows
+            assert killed.balanced
+            assert killed.recorded.rows == 10 * killed.recorded.windows
+
+
+def test_migrations_are_named_and_applied_once(store: Store) -> None:
+    with sqlite3.connect(f"file:{store.path}?mode=ro", uri=True) as reader:
+        names = [row[0] for row in reader.execute("select name from migrations order by rowid")]
+    reader.close()
+    assert names == [step.__name__ for step in MIGRATIONS]
+
+
+def test_the_sqlite_utils_command_reads_it_sensibly(store: Store) -> None:
+    store.record_window(window_body(), windows=1, rows=40, findings=[finding_body()])
+    store.record_finding(finding_body(state="cleared"))
+    command = [sys.executable, "-m", "sqlite_utils", "rows", str(store.path)]
+    windows = subprocess.run(
+        [*command, "windows", "--fmt", "simple"], capture_output=True, text=True, check=True
+    )
+    assert "closed_at" in windows.stdout
+    assert "pending" in windows.stdout
+    findings = subprocess.run([*command, "findings"], capture_output=True, text=True, check=True)
+    assert "x rose by 3.25" in findings.stdout
+    assert '"state": "cleared"' in findings.stdout
+    assert '"streams": "x 75%, y 25%"' in findings.stdout
+
+
+def test_only_standing_findings_are_listed_as_standing(store: Store) -> None:
+    store.record_finding(finding_body("a"))
+    store.record_finding(finding_body("b"))
+    store.record_finding(finding_body("a", "cleared"))
+    assert [finding["finding"] for finding in store.findings(standing=True)] == ["b"]
+    assert store.finding_counts() == (2, 1)
+
+
+def test_the_activation_history_is_newest_first(store: Store) -> None:
+    store.record_activation("a" * 64, "m", "1", "activated")
+    store.record_activation("b" * 64, "m", "2", "rolled back", "the self-test differed")
+    assert [entry.outcome for entry in store.activations()] == ["rolled back", "activated"]
