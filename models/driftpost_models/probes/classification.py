@@ -1,0 +1,117 @@
+"""Answers of a classifier: class, confidence, margin, entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_models.probes.block import Block
+from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, numeric, tensor_rows
+from driftpost_models.runtime import TensorSpec
+from driftpost_sketches.schema import Role, StreamKind
+
+SCORES = ("probabilities", "logits", "binary")
+
+MAX_FIXED_CLASSES = 64
+"""Classes that all become categories; of more, the reference's most frequent ones do."""
+
+
+@dataclass
+class Classification(Probe):
+    """Scores of one output, one for each class.
+
+    Attributes:
+        tensor: the output; its row holds one score for each class, or a single probability.
+        prefix: put before stream names.
+        scores: `probabilities` (softmax already applied), `logits`, or `binary` (one probability of class 1).
+        classes: display names, empty where unknown.
+    """
+
+    kind: ClassVar[str] = "classification"
+
+    tensor: TensorSpec
+    prefix: str
+    scores: str
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.scores not in SCORES:
+            raise ValueError(f"scores {self.scores!r} is not one of {', '.join(SCORES)}")
+        super().__post_init__()
+
+    @property
+    def count(self) -> int:
+        """Number of classes."""
+        if self.scores == "binary":
+            return 2
+        size = 1
+        for d in self.tensor.row_shape:
+            size *= d or 1
+        return max(size, len(self.classes))
+
+    def streams(self) -> tuple[StreamDraft, ...]:
+        """Four streams."""
+        fixed = self.count <= MAX_FIXED_CLASSES
+        categories = tuple(range(self.count)) if fixed else ()
+        labels = self.classes or (tuple(str(c) for c in categories))
+        return (
+            StreamDraft(
+                f"{self.prefix}class",
+                StreamKind.CATEGORICAL,
+                Role.OUTPUT,
+                labels=tuple(labels),
+                categories=categories,
+            ),
+            numeric(f"{self.prefix}confidence", Role.OUTPUT),
+            numeric(f"{self.prefix}margin", Role.OUTPUT),
+            numeric(f"{self.prefix}entropy", Role.OUTPUT, "bits"),
+        )
+
+    def extract(self, block: Block) -> Extract:
+        """Read every answer."""
+        raw = tensor_rows(block, self.tensor, "output")
+        if raw is None or raw[:1].size == 0:
+            return missing(block.rows, 4), {}
+        return self.measure(self.probabilities(raw)), {}
+
+    def probabilities(self, raw: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+        """Probabilities by class.
+
+        Args:
+            raw: `[rows, ...]` as the model returned them.
+
+        Returns:
+            `float64[rows, classes]`. Those of a quantized softmax keep its grid and sum to 1 only nearly.
+        """
+        scores = self.tensor.real(raw.reshape(len(raw), -1)).astype(np.float64)
+        with np.errstate(all="ignore"):
+            if self.scores == "binary":
+                return np.column_stack([1.0 - scores[:, 0], scores[:, 0]])
+            if self.scores == "logits":
+                powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+                probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+                return probabilities
+        return scores
+
+    @staticmethod
+    def measure(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Class, confidence, margin and entropy, `float64[rows, 4]`; NaN where a score is not finite."""
+        with np.errstate(all="ignore"):
+            best = probabilities.argmax(axis=1)
+            if probabilities.shape[1] > 1:
+                top = np.partition(probabilities, -2, axis=1)[:, -2:]
+                confidence, margin = top[:, 1], top[:, 1] - top[:, 0]
+            else:
+                confidence = margin = probabilities[:, 0]
+            positive = np.maximum(probabilities, 0.0)
+            # Normalised only here: a quantized softmax sums to 1 within its grid.
+            shares = positive / positive.sum(axis=1, keepdims=True)
+            entropy = -np.sum(
+                np.where(shares > 0, shares * np.log2(np.where(shares > 0, shares, 1.0)), 0.0), axis=1
+            )
+        measured = np.stack([best.astype(np.float64), confidence, margin, entropy], axis=1)
+        measured[~np.isfinite(probabilities).all(axis=1)] = np.nan
+        return measured
