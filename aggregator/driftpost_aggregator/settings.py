@@ -165,7 +165,7 @@ TABLE = SettingsTable(
                     "allow_private",
                     bool,
                     False,
-                    meaning="allow private and loopback addresses, and http: a pipeline on one's own network",
+                    meaning="allow private and loopback addresses, and http, on one's own network",
                 ),
                 Setting("timeout_s", float, 20.0, "s", "for the whole exchange", minimum=0.1, maximum=60),
             ),
@@ -191,7 +191,7 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> Settings:
 
 
 def database_url(settings: Settings) -> str:
-    """The database's URL, its SQLite path resolved against the configuration's folder, its password filled in.
+    """The database's URL: SQLite path resolved against the configuration's folder, password filled in.
 
     Raises:
         ConfigurationError: the URL or the password file can not be read.

@@ -1,0 +1,468 @@
+"""From what devices report to why: one cause for each thing that happened in the world. Pure.
+
+Findings are first sorted by what they can mean (`Kind`). A sensor that is stuck, missing or a model that
+crashed explains whatever else its device reports, so those devices leave the search for drift. The drifting
+devices are then grouped by the direction in which their streams moved (cosine between effect vectors): a
+camera type that went dark and an unrelated device that got hot are two groups, though both "shifted". Each
+group is explained by the simplest scope that fits: the device, the cohort of an attribute, the fleet
+(`driftpost_sketches.drift.scope.explain`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from driftpost_sketches.drift.scope import Explanation, explain
+from numpy.typing import NDArray
+
+
+class Kind(str, Enum):
+    """What an incident is about."""
+
+    COVARIATE_SHIFT = "covariate_shift"  # inputs left their reference
+    OUTPUT_SHIFT = "output_shift"  # outputs moved while the inputs did not
+    SENSOR_FAULT = "sensor_fault"
+    DATA_QUALITY = "data_quality"  # missing, non-finite, wrongly shaped
+    MODEL_FAULT = "model_fault"
+    DEVICE_FAULT = "device_fault"  # disk, clock, temperature, ...
+
+
+# How sure a wide group is that its members share a cause: cosine between two devices' effect vectors.
+MIN_COSINE = 0.5
+# One component of an effect vector counts up to this many reference sd: beyond, a stream is simply "far
+# off", and its exact distance says more about its tails than about the cause.
+MAX_COMPONENT = 4.0
+# A component smaller than this many of its own standard errors is noise.
+MIN_STANDARD_ERRORS = 3.0
+
+_FAULT_KINDS = {"stuck": Kind.SENSOR_FAULT, "frozen": Kind.SENSOR_FAULT}
+_QUALITY_KINDS = {
+    "missing": Kind.DATA_QUALITY,
+    "shape": Kind.DATA_QUALITY,
+    "dtype": Kind.DATA_QUALITY,
+    "nonfinite_input": Kind.DATA_QUALITY,
+    "nonfinite_output": Kind.MODEL_FAULT,
+    "model_failed": Kind.MODEL_FAULT,
+    "frozen": Kind.SENSOR_FAULT,
+}
+# On one device these speak of its sensor; shared by a cohort they speak of the world before it.
+_SENSOR_DETAILS = frozenset({"saturated", "quantized", "noisy"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A standing finding of one device; columns of the `findings` table under their own names."""
+
+    device: str
+    incarnation: int
+    seq: int
+    kind: str
+    source: str
+    streams: tuple[tuple[str, float], ...]
+    log_e: float
+    effect: float
+    effect_natural: float
+    unit: str
+    direction: str
+    onset_ms: int
+    received_ms: int
+    text: str
+    incident: str | None = None
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """The message it came in."""
+        return self.device, self.incarnation, self.seq
+
+    @property
+    def weight(self) -> float:
+        """How much it says where findings are combined; at least 1, so that plain checks count."""
+        return max(self.log_e, 1.0)
+
+
+@dataclass(frozen=True)
+class StreamEvidence:
+    """One stream's part in a cause.
+
+    Attributes:
+        stream: its name.
+        share: its share of the evidence, 0 to 1.
+        effect: signed shift in reference sd (or difference of shares), median over affected devices.
+        effect_natural: the same in `unit`.
+        unit: the stream's unit.
+        spread: ratio of live to reference standard deviation, 1 where unknown.
+        direction: "up", "down" or "none".
+    """
+
+    stream: str
+    share: float
+    effect: float
+    effect_natural: float
+    unit: str
+    spread: float
+    direction: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain types, as stored and sent."""
+        return {
+            "stream": self.stream,
+            "share": round(self.share, 4),
+            "effect": round(self.effect, 4),
+            "effect_natural": float(f"{self.effect_natural:.6g}"),
+            "unit": self.unit,
+            "spread": round(self.spread, 4),
+            "direction": self.direction,
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Effects of one device (or cohort) against its baseline, over the rows since the onset.
+
+    Attributes:
+        shift: signed, reference sd, per stream.
+        natural: the same in natural units.
+        spread: ratio of standard deviations.
+        error: standard error of `shift` (autocorrelation and reference size included).
+    """
+
+    shift: Mapping[str, float]
+    natural: Mapping[str, float]
+    spread: Mapping[str, float]
+    error: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Affected:
+    """One device's part in a cause: when its change began, and when we learned of it, Unix ms."""
+
+    onset_ms: int
+    raised_ms: int
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One thing that happened, as far as the evidence says.
+
+    Attributes:
+        kind: what it is about.
+        detail: the finding kind that weighs most ("stuck", "shift", ...).
+        scope: "device", "cohort" or "fleet".
+        attributes: the (key, value) pairs that explain it, empty for the fleet and a device.
+        members: all devices in the scope.
+        affected: those of them that report it.
+        elsewhere: devices outside the scope that report the same.
+        streams: by share of the evidence, largest first.
+        log_e: largest ln e-value among its findings.
+        findings: keys of the findings it rests on.
+        risk_ratio, risk_ratio_low: of being affected inside against outside, with its lower bound; None for
+        a device.
+    """
+
+    kind: Kind
+    detail: str
+    scope: str
+    attributes: tuple[tuple[str, str], ...]
+    members: tuple[str, ...]
+    affected: Mapping[str, Affected]
+    elsewhere: int
+    streams: tuple[StreamEvidence, ...]
+    log_e: float
+    findings: tuple[tuple[str, int, int], ...] = ()
+    risk_ratio: float | None = None
+    risk_ratio_low: float | None = None
+    texts: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def scope_key(self) -> str:
+        """The device's name, "key=value" (several joined by " & "), or "" for the fleet."""
+        if self.scope == "device":
+            return next(iter(self.affected))
+        return " & ".join(f"{key}={value}" for key, value in self.attributes)
+
+    @property
+    def onset_ms(self) -> int:
+        """When the first affected device's change began."""
+        return min(part.onset_ms for part in self.affected.values())
+
+    @property
+    def first_raised_ms(self) -> int:
+        """When we first learned of it."""
+        return min(part.raised_ms for part in self.affected.values())
+
+    @property
+    def last_raised_ms(self) -> int:
+        """When we last learned of another device in it."""
+        return max(part.raised_ms for part in self.affected.values())
+
+
+def kind_of(finding: Finding) -> Kind | None:
+    """What a finding means by itself; None for drift, whose meaning depends on who shares it."""
+    if finding.source == "device":
+        return Kind.DEVICE_FAULT
+    if finding.source == "runtime":
+        return Kind.MODEL_FAULT
+    if finding.source == "quality":
+        return _QUALITY_KINDS.get(finding.kind)
+    if finding.kind == "missing":
+        return Kind.DATA_QUALITY
+    return _FAULT_KINDS.get(finding.kind)
+
+
+# A device with one of these has its drift explained by it.
+_EXPLAINS_DRIFT = (Kind.SENSOR_FAULT, Kind.DATA_QUALITY, Kind.MODEL_FAULT)
+
+
+def find_causes(
+    devices: Sequence[str],
+    attributes: Mapping[str, Mapping[str, str]],
+    findings: Sequence[Finding],
+    measured: Mapping[str, Measured],
+    *,
+    inputs: frozenset[str],
+) -> list[Cause]:
+    """Group the standing findings of one bundle by cause.
+
+    Args:
+        devices: all devices that run the bundle.
+        attributes: key to value, per device.
+        findings: what stands now.
+        measured: effects per device since its onset, where its windows allow it.
+        inputs: names of the streams that describe inputs.
+
+    Returns:
+        Causes, those with most affected devices first.
+    """
+    known = set(devices)
+    by_kind: dict[Kind, list[Finding]] = {}
+    drifting: list[Finding] = []
+    for finding in findings:
+        if finding.device not in known:
+            continue
+        kind = kind_of(finding)
+        if kind is None:
+            drifting.append(finding)
+        else:
+            by_kind.setdefault(kind, []).append(finding)
+    causes: list[Cause] = []
+    spoiled: set[str] = set()
+    for kind in Kind:
+        group = by_kind.get(kind, [])
+        # Different faults of one kind (a stuck sensor, a missing column) are different causes.
+        for detail in sorted({finding.kind for finding in group}):
+            chosen = [finding for finding in group if finding.kind == detail]
+            causes += _explained(chosen, devices, attributes, measured=measured, inputs=inputs, kind=kind)
+        if kind in _EXPLAINS_DRIFT:
+            spoiled |= {finding.device for finding in group}
+    drifting = [finding for finding in drifting if finding.device not in spoiled]
+    sound = [device for device in devices if device not in spoiled]
+    for cluster in clusters(drifting, measured):
+        chosen = [finding for finding in drifting if finding.device in cluster]
+        causes += _explained(chosen, sound, attributes, measured=measured, inputs=inputs, kind=None)
+    return sorted(causes, key=lambda cause: (-len(cause.affected), cause.scope_key, cause.detail))
+
+
+def _explained(
+    findings: Sequence[Finding],
+    devices: Sequence[str],
+    attributes: Mapping[str, Mapping[str, str]],
+    *,
+    measured: Mapping[str, Measured],
+    inputs: frozenset[str],
+    kind: Kind | None,
+) -> list[Cause]:
+    scores: dict[str, float] = {}
+    for finding in findings:
+        scores[finding.device] = max(scores.get(finding.device, 0.0), finding.weight)
+    left = dict(scores)
+    causes = []
+    explanations: list[Explanation] = []
+    if len(scores) > 1:
+        explanations = explain(devices, attributes, scores)
+    for explanation in explanations:
+        affected = [device for device in explanation.affected if device in left]
+        if explanation.scope == "device" or not affected:
+            continue
+        for device in affected:
+            del left[device]
+        chosen = [finding for finding in findings if finding.device in affected]
+        causes.append(
+            _cause(
+                chosen,
+                measured,
+                inputs,
+                kind,
+                scope=explanation.scope,
+                pairs=tuple(explanation.attributes),
+                members=tuple(explanation.members),
+                elsewhere=len(scores) - len(affected),
+                risk=(explanation.risk_ratio, explanation.risk_ratio_low),
+            )
+        )
+    for device in left:
+        chosen = [finding for finding in findings if finding.device == device]
+        causes.append(
+            _cause(
+                chosen,
+                measured,
+                inputs,
+                kind,
+                scope="device",
+                pairs=(),
+                members=(device,),
+                elsewhere=len(scores) - 1,
+                risk=None,
+            )
+        )
+    return causes
+
+
+def _cause(
+    findings: Sequence[Finding],
+    measured: Mapping[str, Measured],
+    inputs: frozenset[str],
+    kind: Kind | None,
+    *,
+    scope: str,
+    pairs: tuple[tuple[str, str], ...],
+    members: tuple[str, ...],
+    elsewhere: int,
+    risk: tuple[float, float] | None,
+) -> Cause:
+    affected: dict[str, Affected] = {}
+    weights: dict[str, float] = {}
+    for finding in findings:
+        weights[finding.kind] = weights.get(finding.kind, 0.0) + finding.weight
+        part = affected.get(finding.device)
+        affected[finding.device] = Affected(
+            finding.onset_ms if part is None else min(part.onset_ms, finding.onset_ms),
+            finding.received_ms if part is None else min(part.raised_ms, finding.received_ms),
+        )
+    detail = max(sorted(weights), key=lambda name: weights[name])
+    streams = stream_evidence(findings, measured)
+    return Cause(
+        kind=kind if kind is not None else _drift_kind(detail, scope, streams, inputs),
+        detail=detail,
+        scope=scope,
+        attributes=pairs,
+        members=members,
+        affected=affected,
+        elsewhere=elsewhere,
+        streams=streams,
+        log_e=max(finding.log_e for finding in findings),
+        findings=tuple(finding.key for finding in findings),
+        risk_ratio=None if risk is None else risk[0],
+        risk_ratio_low=None if risk is None else risk[1],
+        texts=tuple(finding.text for finding in findings if finding.text)[:1],
+    )
+
+
+def _drift_kind(detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str]) -> Kind:
+    if scope == "device" and detail in _SENSOR_DETAILS:
+        return Kind.SENSOR_FAULT
+    if streams and not any(part.stream in inputs for part in streams):
+        return Kind.OUTPUT_SHIFT
+    return Kind.COVARIATE_SHIFT
+
+
+def stream_evidence(
+    findings: Sequence[Finding], measured: Mapping[str, Measured]
+) -> tuple[StreamEvidence, ...]:
+    """The streams of some findings by contribution, with their effects.
+
+    Shares are averaged over the findings, weighted by evidence. Effects are medians over the devices that
+    measured the stream, so that one device can not speak for a cohort; where none did, the finding that
+    leads with the stream lends its own.
+    """
+    shares: dict[str, float] = {}
+    reported: dict[str, Finding] = {}
+    for finding in findings:
+        for position, (stream, share) in enumerate(finding.streams):
+            shares[stream] = shares.get(stream, 0.0) + share * finding.weight
+            if position == 0 and (
+                stream not in reported or abs(finding.effect) > abs(reported[stream].effect)
+            ):
+                reported[stream] = finding
+    total = sum(shares.values()) or 1.0
+    devices = {finding.device for finding in findings}
+    units = {stream: finding.unit for stream, finding in reported.items()}
+    result = []
+    for stream, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
+        seen = [measured[device] for device in devices if stream in measured.get(device, _NOTHING).shift]
+        lead = reported.get(stream)
+        if seen:
+            effect = float(np.median([part.shift[stream] for part in seen]))
+            natural = float(np.median([part.natural[stream] for part in seen]))
+            spread = float(np.median([part.spread[stream] for part in seen]))
+            direction = "up" if effect > 0 else "down" if effect < 0 else "none"
+        elif lead is not None:
+            sign = -1.0 if lead.direction == "down" else 1.0
+            effect, natural = sign * abs(lead.effect), sign * abs(lead.effect_natural)
+            spread, direction = 1.0, lead.direction
+        else:
+            effect, natural, spread, direction = 0.0, 0.0, 1.0, "none"
+        result.append(
+            StreamEvidence(stream, share / total, effect, natural, units.get(stream, ""), spread, direction)
+        )
+    return tuple(result)
+
+
+_NOTHING = Measured({}, {}, {}, {})
+
+
+def clusters(findings: Iterable[Finding], measured: Mapping[str, Measured]) -> list[set[str]]:
+    """Devices grouped by the direction in which their streams moved, largest group first.
+
+    Greedy around leaders, strongest evidence first: a device joins the group whose summed vector is nearest
+    by cosine, if that is at least `MIN_COSINE`, else it leads a new one.
+    """
+    by_device: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_device.setdefault(finding.device, []).append(finding)
+    order = sorted(
+        by_device, key=lambda device: (-max(finding.weight for finding in by_device[device]), device)
+    )
+    names = sorted(
+        {stream for parts in by_device.values() for finding in parts for stream, _ in finding.streams}
+        | {stream for device in by_device for stream in measured.get(device, _NOTHING).shift}
+    )
+    column = {name: index for index, name in enumerate(names)}
+    sums: list[NDArray[np.float64]] = []
+    groups: list[set[str]] = []
+    for device in order:
+        vector = _signature(by_device[device], measured.get(device), column)
+        near = [float(vector @ total / (np.linalg.norm(total) or 1.0)) for total in sums]
+        if near and max(near) >= MIN_COSINE:
+            best = near.index(max(near))
+            groups[best].add(device)
+            sums[best] += vector
+        else:
+            groups.append({device})
+            sums.append(vector.copy())
+    return sorted(groups, key=lambda group: (-len(group), min(group)))
+
+
+def _signature(
+    findings: Sequence[Finding], measured: Measured | None, column: Mapping[str, int]
+) -> NDArray[np.float64]:
+    """Unit vector of a device's shifts and spreads, float64[2 * streams]; zero where it is noise."""
+    vector = np.zeros(2 * len(column))
+    if measured is not None:
+        for stream, shift in measured.shift.items():
+            error = measured.error.get(stream, 0.0)
+            if abs(shift) > MIN_STANDARD_ERRORS * error:
+                vector[2 * column[stream]] = np.clip(shift, -MAX_COMPONENT, MAX_COMPONENT)
+            # The standard error of a log ratio of deviations is about that of a mean in sd, over sqrt(2).
+            spread = np.log(max(measured.spread.get(stream, 1.0), 1e-3))
+            if abs(spread) > MIN_STANDARD_ERRORS * error / np.sqrt(2):
+                vector[2 * column[stream] + 1] = np.clip(spread, -MAX_COMPONENT / 2, MAX_COMPONENT / 2)
+    if not vector.any():
+        for finding in findings:
+            sign = -1.0 if finding.direction == "down" else 1.0
+            for stream, share in finding.streams:
+                vector[2 * column[stream]] += sign * share * finding.weight
+    length = float(np.linalg.norm(vector))
+    return vector / length if length else vector
