@@ -1,7 +1,12 @@
-"""Bytes of sketches: a magic, a version, a compressed body of arrays; read back strictly and within bounds."""
+"""Bytes of sketches: magic, version, compressed body of arrays; read back strictly and within bounds."""
+
+Arrays are written at the smallest width that holds them, byte plane by byte plane (all lowest bytes, then all
+next ones): the upper planes are nearly empty and compress to nothing.
+"""
 
 from __future__ import annotations
 
+import struct
 import zlib
 from typing import Any
 
@@ -10,75 +15,135 @@ import numpy.typing as npt
 
 from driftpost_sketches.errors import MalformedSketch, UnsupportedVersion
 
-MAGIC = b"dp"
-MAX_BODY = 64 * 2**20  # bytes uncompressed; a calibration of some hundred streams stays far below
-LEVEL = 1  # zlib level: the smallest gain for the least CPU on a device
 _WIDTHS = (1, 2, 4, 8)
 
 
-def integers(values: npt.NDArray[np.int64]) -> bytes:
-    """Signed integers at the smallest width that holds them all, preceded by that width in bytes."""
-    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    width = next(w for w in _WIDTHS if -(1 << (8 * w - 1)) <= low and high < 1 << (8 * w - 1))
-    return bytes([width]) + values.astype(f"<i{width}").tobytes()
+def pack_unsigned(values: npt.NDArray[np.int64]) -> bytes:
+    """Non-negative integers: one byte of width, then byte planes."""
+    top = int(values.max(initial=0))
+    width = next(w for w in _WIDTHS if top < 1 << (8 * w))
+    return bytes([width]) + planes(values.astype(f"<u{width}"))
 
 
-def seal(kind: bytes, version: int, body: bytes) -> bytes:
-    """Magic, one kind byte, one version byte, then the zlib-compressed body."""
-    return MAGIC + kind + bytes([version]) + zlib.compress(body, LEVEL)
+def pack_signed(values: npt.NDArray[np.int64]) -> bytes:
+    """Integers with |v| < 2**62, zigzag coded so that small negative ones stay small."""
+    return pack_unsigned((values << 1) ^ (values >> 63))
+
+
+def planes(values: npt.NDArray[Any]) -> bytes:
+    """The array's bytes, grouped by significance."""
+    return np.ascontiguousarray(values.view(np.uint8).reshape(len(values), -1).T).tobytes()
 
 
 class Reader:
-    """Takes typed pieces off a body and refuses to read past its end."""
+    """Takes fields off a byte string and refuses to read beyond its end."""
 
-    def __init__(self, body: bytes) -> None:
-        self._body, self._at = body, 0
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
-        piece = self._body[self._at : self._at + size]
-        if size < 0 or len(piece) != size:
-            raise MalformedSketch(f"it ends after {len(self._body)} bytes, {size - len(piece)} are missing")
+        """The next `size` bytes.
+
+        Raises:
+            MalformedSketch: there are fewer.
+        """
+        if size < 0 or size > len(self._data) - self._at:
+            raise MalformedSketch("truncated")
         self._at += size
-        return piece
+        return self._data[self._at - size : self._at]
 
-    def array(self, dtype: str, count: int) -> npt.NDArray[Any]:
-        """The next `count` values of `dtype`."""
-        kind = np.dtype(dtype)
-        return np.frombuffer(self.take(kind.itemsize * count), dtype=kind)
-
-    def integers(self, count: int) -> npt.NDArray[np.int64]:
-        """The next `count` integers written by `integers`."""
+    def unsigned(self, count: int) -> npt.NDArray[np.int64]:
+        """What `pack_unsigned` wrote."""
         width = self.take(1)[0]
         if width not in _WIDTHS:
-            raise MalformedSketch(f"integers of {width} bytes do not exist here")
-        return self.array(f"<i{width}", count).astype(np.int64)
+            raise MalformedSketch(f"integers of {width} bytes")
+        values = self._planes(count, width).view(f"<u{width}").ravel()
+        if width == 8 and (values >> np.uint64(63)).any():
+            raise MalformedSketch("an integer is too large")
+        return values.astype(np.int64)
+
+    def signed(self, count: int) -> npt.NDArray[np.int64]:
+        """What `pack_signed` wrote."""
+        coded = self.unsigned(count)
+        return (coded >> 1) ^ -(coded & 1)
+
+    def floats(self, count: int) -> npt.NDArray[np.float32]:
+        """float32 written by `planes`."""
+        return self._planes(count, 4).view("<f4").ravel().astype(np.float32)
+
+    def array(self, dtype: str, *shape: int) -> npt.NDArray[Any]:
+        """A plain little-endian array."""
+        size = int(np.prod(shape, dtype=np.int64))
+        raw = self.take(size * np.dtype(dtype).itemsize)
+        native = np.dtype(dtype).newbyteorder("=")
+        return np.frombuffer(raw, dtype).reshape(shape).astype(native)
+
+    def text(self, limit: int) -> str:
+        """A length (u16) and that many bytes of UTF-8."""
+        (size,) = struct.unpack("<H", self.take(2))
+        if size > limit:
+            raise MalformedSketch("a text is too long")
+        try:
+            return self.take(size).decode()
+        except UnicodeDecodeError as error:
+            raise MalformedSketch("a text is not UTF-8") from error
+
+    def blob(self, limit: int) -> bytes:
+        """A length (u32) and that many bytes."""
+        (size,) = struct.unpack("<I", self.take(4))
+        if size > limit:
+            raise MalformedSketch("a part is too long")
+        return self.take(size)
 
     def finish(self) -> None:
-        """Refuses bytes that are left over."""
-        if self._at != len(self._body):
-            raise MalformedSketch(f"{len(self._body) - self._at} bytes are left over at the end")
+        """Refuses bytes that nobody asked for."""
+        if self._at != len(self._data):
+            raise MalformedSketch(f"{len(self._data) - self._at} bytes too many")
+
+    def _planes(self, count: int, width: int) -> npt.NDArray[np.uint8]:
+        raw = np.frombuffer(self.take(count * width), np.uint8)
+        return np.ascontiguousarray(raw.reshape(width, count).T)
 
 
-def unseal(kind: bytes, newest: int, data: bytes, what: str) -> Reader:
-    """Checks magic, kind and version and opens the body.
+def text_bytes(text: str) -> bytes:
+    """What `Reader.text` reads."""
+    raw = text.encode()
+    return struct.pack("<H", len(raw)) + raw
+
+
+def blob_bytes(blob: bytes) -> bytes:
+    """What `Reader.blob` reads."""
+    return struct.pack("<I", len(blob)) + blob
+
+
+def unwrap(data: bytes, magic: bytes, version: int, what: str, most: int, most_plain: int) -> bytes:
+    """Checks magic, version and size, and decompresses within a bound.
 
     Raises:
-        MalformedSketch: not ours, damaged, or larger than `MAX_BODY` once uncompressed.
+        MalformedSketch: anything is wrong.
         UnsupportedVersion: written by a newer format.
     """
-    if len(data) < 5 or data[:2] != MAGIC or data[2:3] != kind:
-        raise MalformedSketch(f"these bytes are not {what}")
-    version = data[3]
-    if version < 1:
-        raise MalformedSketch(f"{what} has format version 0")
-    if version > newest:
-        raise UnsupportedVersion(what, version, newest)
-    inflate = zlib.decompressobj()
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise MalformedSketch(f"bytes expected for {what}, found {type(data).__name__}")
+    data = bytes(data)
+    if len(data) > most:
+        raise MalformedSketch(f"{len(data)} bytes are too many for {what} (at most {most})")
+    if len(data) <= len(magic) or not data.startswith(magic):
+        raise MalformedSketch(f"the bytes do not begin like {what}")
+    found = data[len(magic)]
+    if found > version:
+        raise UnsupportedVersion(what, found, version)
+    if found < 1:
+        raise MalformedSketch(f"{what} of format version 0")
+    inflater = zlib.decompressobj()
     try:
-        body = inflate.decompress(data[4:], MAX_BODY)
+        # One byte more than allowed tells a bomb from a full measure without inflating it.
+        plain = inflater.decompress(data[len(magic) + 1 :], most_plain + 1)
     except zlib.error as error:
-        raise MalformedSketch(f"its body is damaged ({error})") from error
-    if not inflate.eof or inflate.unused_data:
-        raise MalformedSketch("its body is cut short, too large, or followed by other bytes")
-    return Reader(body)
+        raise MalformedSketch(f"{what} can not be decompressed: {error}") from error
+    if len(plain) > most_plain:
+        raise MalformedSketch(f"{what} decompresses to more than {most_plain} bytes")
+    if not inflater.eof or inflater.unused_data:
+        raise MalformedSketch(f"{what} is truncated or has bytes after its end")
+    return plain

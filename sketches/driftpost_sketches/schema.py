@@ -151,12 +151,12 @@ class Stream:
                 role=Role(plain["role"]),
                 unit=_text(plain["unit"]),
                 edges=tuple(float(e) for e in plain["edges"]),
-                categories=tuple(int(c) for c in plain["categories"]),
+                categories=tuple(_whole(c) for c in plain["categories"]),
                 labels=tuple(_text(label) for label in plain["labels"]),
                 center=float(plain["center"]),
                 scale=float(plain["scale"]),
-                lowest_code=int(plain["lowest_code"]),
-                tracked=bool(plain["tracked"]),
+                lowest_code=_whole(plain["lowest_code"]),
+                tracked=_flag(plain["tracked"]),
             )
         except MalformedSketch:
             raise
@@ -167,6 +167,23 @@ class Stream:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise MalformedSketch(f"text expected, found {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedSketch("text holds a character that can not be written as UTF-8") from error
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 53) <= value <= 1 << 53:
+        # Values arrive as float64: a category beyond 2**53 could never be met exactly.
+        raise MalformedSketch(f"whole number within 2**53 expected, found {value!r:.40}")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise MalformedSketch(f"true or false expected, found {type(value).__name__}")
     return value
 
 

@@ -1,51 +1,53 @@
-"""A window: the sketches of all streams of one model over one interval, as a struct of arrays."""
+"""A window: the sketches of all streams over one interval, as a struct of arrays that merges exactly.
+
+Every merged quantity is an integer or an extreme, so merging is associative and commutative to the last bit:
+a backlog merged after months offline equals what an uninterrupted twin would have sent.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_sketches import packing
+from driftpost_sketches import window_bytes
 from driftpost_sketches.errors import IncompatibleSketch, MalformedSketch
-from driftpost_sketches.schema import MAX_BINS, MAX_STREAMS, Schema, StreamKind
+from driftpost_sketches.schema import Schema, StreamKind
 
-WINDOW_VERSION = 1
-MOMENT_UNITS = (
-    4096  # fixed-point steps in one reference scale: 0.00024 sd, far below any effect worth knowing
-)
-MOMENT_CLIP = 16.0  # reference scales; z * z then fits 32 bits and sums of 2^31 rows fit an int64
-MAX_ROWS = 2**62 // int(MOMENT_UNITS * MOMENT_CLIP) ** 2  # beyond it sum2 could overflow
+FIXED_POINT = 4096  # steps of one reference spread: 2.4e-4 of it, far below any effect worth knowing
+CLIP = 16.0  # reference spreads; what one wild value can add to a moment
+MAX_COUNT = 1 << 46  # values of one stream; with CLIP * FIXED_POINT = 2**16 each, sum1 stays below 2**62
+SUM2_LIMIT = (1 << 62) - 1  # sum2 saturates here; the minimum of a non-negative sum and a bound is associative
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class StreamSummary:
-    """One stream of a window, in natural units.
+    """What one stream of a window looks like, in natural units.
 
     Attributes:
-        name: the stream's name.
-        kind: the stream's kind.
-        n: finite values (or codes) counted.
-        counts: int64[n_bins].
-        share: float64[n_bins], counts over n (zeros when n is 0).
-        mean: mean of values clipped at 16 reference scales; NaN when n is 0 or the stream is not numeric.
-        std: standard deviation of the same; NaN likewise.
-        low: smallest finite value; +inf when there was none.
-        high: largest finite value; -inf when there was none.
-        missing: rows whose value was NaN.
-        nonfinite: rows whose value was infinite.
+        name: of the stream.
+        kind: of the stream.
+        n: values that fell into bins (neither missing nor non-finite).
+        counts: int64[bins].
+        share: float64[bins], counts over n (zeros when n is 0).
+        mean: of the clipped values, natural units; NaN when n is 0 or the stream is categorical.
+        std: standard deviation likewise.
+        low: smallest value seen; NaN when n is 0.
+        high: largest value seen.
+        missing: values that were NaN.
+        nonfinite: values that were infinite.
     """
 
     name: str
     kind: StreamKind
     n: int
-    counts: IntArray
-    share: FloatArray
+    counts: Ints
+    share: Floats
     mean: float
     std: float
     low: float
@@ -56,151 +58,161 @@ class StreamSummary:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Sketches of all streams over one interval; treat its arrays as read-only.
+    """Sketches of all streams of one schema over some rows.
 
     Attributes:
-        schema_id: 16 bytes, the schema that gives the arrays their meaning.
-        layout: int64[S], number of bins of every stream.
-        rows: inferences covered.
-        parts: base windows merged into this one.
-        counts: int64[sum(layout)], histograms of all streams one after the other.
+        schema_id: 16 bytes; windows merge only if equal.
+        rows: inferences in it.
+        parts: base windows merged into it (0 in an empty one).
+        layout: int64[S + 1], where each stream's bins begin in `counts`.
+        counts: int64[layout[-1]], values per bin.
         missing: int64[S], NaN values.
         nonfinite: int64[S], infinite values.
-        low: float64[S], smallest finite value (float32-representable, rounded down), +inf when none.
-        high: float64[S], largest finite value (float32-representable, rounded up), -inf when none.
-        sum1: int64[S], sum of fixed-point z (see `MOMENT_UNITS`).
-        sum2: int64[S], sum of z squared.
+        low: float32[S], smallest finite value, +inf when there is none.
+        high: float32[S], largest finite value, -inf when there is none.
+        sum1: int64[S], sum of z = rint(clip((x - center) / scale, +-16) * 4096); 0 but for numeric streams.
+        sum2: int64[S], sum of z * z, saturating at 2**62 - 1.
     """
 
     schema_id: bytes
-    layout: IntArray
     rows: int
     parts: int
-    counts: IntArray
-    missing: IntArray
-    nonfinite: IntArray
-    low: FloatArray
-    high: FloatArray
-    sum1: IntArray
-    sum2: IntArray
+    layout: Ints
+    counts: Ints
+    missing: Ints
+    nonfinite: Ints
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
+    sum1: Ints
+    sum2: Ints
 
     @classmethod
     def empty(cls, schema: Schema) -> Window:
-        """The neutral element of `merge`: no rows, no parts."""
-        size = len(schema)
+        """A window of no rows: neutral under merge."""
+        streams = len(schema)
         return cls(
             schema_id=schema.id,
-            layout=np.diff(schema.offsets),
             rows=0,
             parts=0,
-            counts=np.zeros(int(schema.offsets[-1]), np.int64),
-            missing=np.zeros(size, np.int64),
-            nonfinite=np.zeros(size, np.int64),
-            low=np.full(size, np.inf),
-            high=np.full(size, -np.inf),
-            sum1=np.zeros(size, np.int64),
-            sum2=np.zeros(size, np.int64),
+            layout=schema.offsets.copy(),
+            counts=np.zeros(int(schema.offsets[-1]), dtype=np.int64),
+            missing=np.zeros(streams, dtype=np.int64),
+            nonfinite=np.zeros(streams, dtype=np.int64),
+            low=np.full(streams, np.inf, dtype=np.float32),
+            high=np.full(streams, -np.inf, dtype=np.float32),
+            sum1=np.zeros(streams, dtype=np.int64),
+            sum2=np.zeros(streams, dtype=np.int64),
         )
 
     def merge(self, other: Window) -> Window:
-        """One window as if both intervals had been sketched in one pass; exact in any order and grouping.
+        """The window of both windows' rows; neither is changed.
 
         Raises:
-            IncompatibleSketch: the schemas differ.
+            IncompatibleSketch: their schemas differ.
+            MalformedSketch: together they hold more values than a window can count exactly.
         """
         if self.schema_id != other.schema_id or not np.array_equal(self.layout, other.layout):
             raise IncompatibleSketch(self.schema_id, other.schema_id)
+        rows, parts = self.rows + other.rows, self.parts + other.parts
+        counts = self.counts + other.counts
+        if rows > MAX_COUNT or parts > MAX_COUNT or counts.max(initial=0) > MAX_COUNT:
+            raise MalformedSketch(f"a window holds at most {MAX_COUNT} values; merge fewer windows into one")
         return Window(
             schema_id=self.schema_id,
+            rows=rows,
+            parts=parts,
             layout=self.layout,
-            rows=self.rows + other.rows,
-            parts=self.parts + other.parts,
-            counts=self.counts + other.counts,
+            counts=counts,
             missing=self.missing + other.missing,
             nonfinite=self.nonfinite + other.nonfinite,
             low=np.minimum(self.low, other.low),
             high=np.maximum(self.high, other.high),
             sum1=self.sum1 + other.sum1,
-            sum2=self.sum2 + other.sum2,
+            sum2=np.minimum(self.sum2 + other.sum2, SUM2_LIMIT),
+        )
+
+    def finite(self) -> Ints:
+        """int64[S]: values of each stream that fell into bins."""
+        return np.add.reduceat(self.counts, self.layout[:-1])
+
+    def to_bytes(self) -> bytes:
+        """The wire and file form: format version, then compressed arrays. See docs/formats.md."""
+        return window_bytes.encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Window:
+        """Reads `to_bytes`'s form; needs no schema.
+
+        Raises:
+            MalformedSketch: truncated, oversized, inconsistent or not a window at all.
+            UnsupportedVersion: written by a newer format.
+        """
+        return window_bytes.decode(data)
+
+    def check(self, schema: Schema) -> None:
+        """Refuses a window that can not have been made with `schema`.
+
+        `from_bytes` knows no schema; whoever takes windows from outside calls this too.
+
+        Raises:
+            IncompatibleSketch: another schema's window.
+            MalformedSketch: layout or totals contradict the schema.
+        """
+        if self.schema_id != schema.id:
+            raise IncompatibleSketch(schema.id, self.schema_id)
+        if not np.array_equal(self.layout, schema.offsets):
+            raise MalformedSketch("its layout is not that of the schema it names")
+        values = (self.finite() + self.missing + self.nonfinite)[schema.scalar_streams]
+        if (values != self.rows).any():
+            raise MalformedSketch("a stream's values do not add up to the window's rows")
+
+    def summary(self, schema: Schema, i: int) -> StreamSummary:
+        """Stream `i` in natural units.
+
+        Args:
+            schema: the schema that made this window.
+            i: index of the stream.
+
+        Raises:
+            IncompatibleSketch: another schema.
+        """
+        if self.schema_id != schema.id:
+            raise IncompatibleSketch(schema.id, self.schema_id)
+        stream = schema.streams[i]
+        counts = self.counts[self.layout[i] : self.layout[i + 1]]
+        n = int(counts.sum())
+        mean = std = math.nan
+        if n and stream.kind is StreamKind.NUMERIC:
+            z = float(self.sum1[i]) / n
+            spread = math.sqrt(max(float(self.sum2[i]) / n - z * z, 0.0))
+            mean = stream.center + stream.scale * z / FIXED_POINT
+            std = stream.scale * spread / FIXED_POINT
+        elif n and stream.kind is StreamKind.CODES:
+            codes = np.arange(counts.size) + stream.lowest_code
+            mean = float(counts @ codes) / n
+            std = math.sqrt(float(counts @ (codes - mean) ** 2) / n)
+        return StreamSummary(
+            name=stream.name,
+            kind=stream.kind,
+            n=n,
+            counts=counts,
+            share=counts / n if n else np.zeros(counts.size),
+            mean=mean,
+            std=std,
+            low=float(self.low[i]) if n else math.nan,
+            high=float(self.high[i]) if n else math.nan,
+            missing=int(self.missing[i]),
+            nonfinite=int(self.nonfinite[i]),
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Window):
             return NotImplemented
         return (self.schema_id, self.rows, self.parts) == (other.schema_id, other.rows, other.parts) and all(
-            np.array_equal(getattr(self, name), getattr(other, name)) for name in _ARRAYS
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ARRAYS
         )
 
-    __hash__ = None  # type: ignore[assignment]  # equality is by content of mutable arrays
-
-    def summary(self, schema: Schema, index: int) -> StreamSummary:
-        """Stream `index` in natural units.
-
-        Raises:
-            IncompatibleSketch: the window was made with another schema.
-        """
-        if schema.id != self.schema_id:
-            raise IncompatibleSketch(self.schema_id, schema.id)
-        stream = schema.streams[index]
-        counts = self.counts[schema.offsets[index] : schema.offsets[index + 1]]
-        n = int(counts.sum())
-        mean = std = float("nan")
-        if n and stream.kind is StreamKind.NUMERIC:
-            z = float(self.sum1[index]) / n / MOMENT_UNITS
-            square = float(self.sum2[index]) / n / MOMENT_UNITS**2
-            mean = stream.center + stream.scale * z
-            std = stream.scale * max(square - z * z, 0.0) ** 0.5
-        return StreamSummary(
-            name=stream.name,
-            kind=stream.kind,
-            n=n,
-            counts=counts,
-            share=counts / n if n else np.zeros(len(counts)),
-            mean=mean,
-            std=std,
-            low=float(self.low[index]),
-            high=float(self.high[index]),
-            missing=int(self.missing[index]),
-            nonfinite=int(self.nonfinite[index]),
-        )
-
-    def to_bytes(self) -> bytes:
-        """The window in its versioned form (docs/formats.md); needs no schema to be read back."""
-        head = np.array([self.rows, self.parts, len(self.layout)], dtype="<u8").tobytes()
-        body = [self.schema_id, head, self.layout.astype("<u2").tobytes()]
-        body += [packing.integers(getattr(self, name)) for name in _INTEGERS]
-        body += [self.low.astype("<f4").tobytes(), self.high.astype("<f4").tobytes()]
-        return packing.seal(b"W", WINDOW_VERSION, b"".join(body))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Window:
-        """Reads `to_bytes`'s form.
-
-        Raises:
-            MalformedSketch: truncated, oversized, inconsistent or not a window at all.
-            UnsupportedVersion: written by a newer format.
-        """
-        reader = packing.unseal(b"W", WINDOW_VERSION, data, "the window")
-        schema_id = reader.take(16)
-        rows, parts, size = (int(v) for v in reader.array("<u8", 3))
-        if not 1 <= size <= MAX_STREAMS:
-            raise MalformedSketch(f"a window has 1 to {MAX_STREAMS} streams, not {size}")
-        if rows > MAX_ROWS or parts > MAX_ROWS:
-            raise MalformedSketch("more rows or parts than a window can hold")
-        layout = reader.array("<u2", size).astype(np.int64)
-        if layout.min() < 1 or layout.max() > MAX_BINS:
-            raise MalformedSketch(f"every stream has 1 to {MAX_BINS} bins")
-        fields: dict[str, Any] = {
-            name: reader.integers(int(layout.sum()) if name == "counts" else size) for name in _INTEGERS
-        }
-        low, high = (reader.array("<f4", size).astype(np.float64) for _ in range(2))
-        reader.finish()
-        if any(fields[name].min() < 0 for name in ("counts", "missing", "nonfinite", "sum2")):
-            raise MalformedSketch("a count is negative")
-        if np.isnan(low).any() or np.isnan(high).any():
-            raise MalformedSketch("a smallest or largest value is not a number")
-        return cls(schema_id=schema_id, layout=layout, rows=rows, parts=parts, low=low, high=high, **fields)
+    __hash__ = None  # type: ignore[assignment]  # it holds arrays
 
 
-_INTEGERS = ("counts", "missing", "nonfinite", "sum1", "sum2")
-_ARRAYS = ("layout", *_INTEGERS, "low", "high")
+ARRAYS = ("layout", "counts", "missing", "nonfinite", "low", "high", "sum1", "sum2")
