@@ -25,6 +25,8 @@ class Incident:
         kind: What it is about, such as `sensor_fault`.
         detail: The dominant kind of finding, such as `stuck`.
         cause: One readable sentence.
+        state: `open`, `resolved`, `absorbed`, ...
+        absorbed_into: The incident of the same cause that it ended in; empty if it did not.
         devices: Devices that it holds.
         onset_ms: When the change began, by the evidence; Unix milliseconds.
         opened_ms: When it was opened; Unix milliseconds.
@@ -36,6 +38,8 @@ class Incident:
     kind: str
     detail: str
     cause: str
+    state: str
+    absorbed_into: str
     devices: frozenset[str]
     onset_ms: int
     opened_ms: int
@@ -129,20 +133,19 @@ def windows_after(moment_ms: int, incident: Incident) -> int:
 
 def cohort_incidents(facts: Facts) -> list[Incident]:
     """Incidents of the cohort that was fogged."""
-    key, value = DRIFTED_ATTRIBUTE
-    return [
-        incident
-        for incident in facts.incidents
-        if incident.scope == "cohort" and incident.scope_key == f"{key}={value}"
-    ]
+    return _incidents(facts, "cohort", "=".join(DRIFTED_ATTRIBUTE))
 
 
 def device_incidents(facts: Facts) -> list[Incident]:
     """Incidents of the device whose sensor was frozen."""
+    return _incidents(facts, "device", FROZEN_DEVICE)
+
+
+def _incidents(facts: Facts, scope: str, scope_key: str) -> list[Incident]:
     return [
-        incident
-        for incident in facts.incidents
-        if incident.scope == "device" and incident.scope_key == FROZEN_DEVICE
+        one
+        for one in facts.incidents
+        if one.scope == scope and one.scope_key == scope_key and one.state != "absorbed"
     ]
 
 
@@ -170,7 +173,9 @@ def checks(facts: Facts) -> list[Check]:
 def _drift_checks(facts: Facts) -> list[Check]:
     key, value = DRIFTED_ATTRIBUTE
     of_cohort, of_device = cohort_incidents(facts), device_incidents(facts)
-    others = [one for one in facts.incidents if one not in of_cohort and one not in of_device]
+    right = {one.id for one in (*of_cohort, *of_device)}
+    # A device that alarms windows before its cohort opens an incident that ends in the cohort's.
+    others = [one for one in facts.incidents if not {one.id, one.absorbed_into} & right]
     right_cohort = len(of_cohort) == 1 and of_cohort[0].devices == cohort() and not is_stuck(of_cohort[0])
     right_device = len(of_device) == 1 and of_device[0].devices == {FROZEN_DEVICE} and is_stuck(of_device[0])
     good = [one for one in facts.deliveries if one.accepted and not one.duplicate]

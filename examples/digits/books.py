@@ -1,0 +1,127 @@
+"""Reads what the run left behind from the SQLite files: the devices' stores, the aggregator's database.
+
+The demo's exactness is judged on these rows, not on what any process says about itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from summary import Incident
+
+BUSY_SECONDS = 5.0
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that can't write; the file may be in use."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+        yield connection
+
+
+@dataclass(frozen=True)
+class DeviceBook:
+    """An agent's own account.
+
+    Attributes:
+        recorded: Rows of all windows that it ever closed.
+        pending: Messages that wait for an acknowledgement.
+        quarantined: Messages that were refused.
+        lost: Rows that it knows to have lost in a crash.
+    """
+
+    recorded: int
+    pending: int
+    quarantined: int
+    lost: int
+
+
+def device_book(store: Path) -> DeviceBook:
+    """Read an agent's store."""
+    with _reading(store) as connection:
+        recorded, lost = connection.execute(
+            "select coalesce(sum(recorded_rows), 0), coalesce(sum(lost_rows_at_start), 0) from ledger"
+        ).fetchone()
+        states = dict(connection.execute("select state, count(*) from messages group by state").fetchall())
+    return DeviceBook(recorded, states.get("pending", 0), states.get("quarantined", 0), lost)
+
+
+@dataclass(frozen=True)
+class FleetBook:
+    """A device's account at the aggregator.
+
+    Attributes:
+        windows: Windows stored.
+        stored: Rows in them.
+        merged: Rows in its merged windows.
+        quarantined: Messages refused.
+    """
+
+    windows: int = 0
+    stored: int = 0
+    merged: int = 0
+    quarantined: int = 0
+
+
+def fleet_books(database: Path) -> dict[str, FleetBook]:
+    """Read the aggregator's account of every device that it has heard of."""
+    with _reading(database) as connection:
+        stored = {
+            device: (windows, rows)
+            for device, windows, rows in connection.execute(
+                "select device, count(*), sum(rows) from windows group by device"
+            )
+        }
+        merged = dict(
+            connection.execute(
+                "select scope_key, sum(rows) from rollups where scope = 'device' group by scope_key"
+            ).fetchall()
+        )
+        refused = dict(
+            connection.execute(
+                "select device, count(*) from quarantine where device is not null group by device"
+            ).fetchall()
+        )
+        names = [name for (name,) in connection.execute("select device from devices")]
+    return {
+        name: FleetBook(*stored.get(name, (0, 0)), merged.get(name, 0), refused.get(name, 0))
+        for name in {*names, *stored, *merged, *refused}
+    }
+
+
+def incidents(database: Path) -> list[Incident]:
+    """Every incident in order of opening, also those that were resolved or absorbed since."""
+    with _reading(database) as connection:
+        devices: dict[str, set[str]] = {}
+        for incident, device in connection.execute("select incident, device from incident_devices"):
+            devices.setdefault(incident, set()).add(device)
+        rows = connection.execute(
+            "select incident, scope, scope_key, kind, detail, cause, state, absorbed_into,"
+            " onset_ms, opened_ms from incidents order by opened_ms"
+        ).fetchall()
+    return [
+        Incident(
+            id=name,
+            scope=scope,
+            scope_key=scope_key,
+            kind=kind,
+            detail=detail,
+            cause=cause,
+            state=state,
+            absorbed_into=absorbed_into or "",
+            devices=frozenset(devices.get(name, ())),
+            onset_ms=onset_ms,
+            opened_ms=opened_ms,
+        )
+        for name, scope, scope_key, kind, detail, cause, state, absorbed_into, onset_ms, opened_ms in rows
+    ]
+
+
+def requests(database: Path) -> dict[str, str]:
+    """State of each retrain request by id."""
+    with _reading(database) as connection:
+        return dict(connection.execute("select request, state from retrain_requests").fetchall())
