@@ -3,9 +3,9 @@
 A delivery counts only if its Standard Webhooks signature holds (package `standardwebhooks`), its body is a
 CloudEvent 1.0 (package `cloudevents`) of the type it knows, and the event's id is the webhook's. Every
 delivery is written to a log as one JSON line, good or bad, so that the demo's summary can be computed from
-what arrived. A new request is reported back to the aggregator as accepted.
+what arrived. A new request is reported back as accepted, to the address that the request itself names.
 
-    python receiver.py --port 8700 --secret-file webhook.secret --log received.jsonl --aggregator http://...
+    python receiver.py --port 8700 --secret-file webhook.secret --log received.jsonl
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 EVENT_TYPE = "io.driftpost.retrain.requested.v1"
 MAX_BODY_BYTES = 64 * 1024  # Standard Webhooks asks for less than 20 kB
+REPORT = {"state": "accepted", "detail": "queued by the pipeline"}
 REPORT_TRIES = 5
 REPORT_PAUSE_S = 1.0
 
@@ -69,7 +70,7 @@ class Pipeline:
         self._wall_ms = wall_ms
         self._lock = threading.Lock()
         self._seen: set[str] = set()
-        self.accepted: queue.Queue[str] = queue.Queue()
+        self.accepted: queue.Queue[Delivery] = queue.Queue()
 
     def receive(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """Judge one delivery and write it down; what is new and good goes to the `accepted` queue."""
@@ -77,7 +78,7 @@ class Pipeline:
         with self._lock, self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(delivery)) + "\n")
         if delivery.accepted and not delivery.duplicate:
-            self.accepted.put(delivery.webhook_id)
+            self.accepted.put(delivery)
         return delivery
 
     def _judge(self, headers: dict[str, str], body: bytes) -> Delivery:
@@ -93,6 +94,8 @@ class Pipeline:
         except (BaseCloudEventException, ValueError, AttributeError) as error:
             # AttributeError is what the library raises for JSON that is no object.
             return Delivery(now, webhook_id, accepted=False, problem=f"not a CloudEvent: {error}")
+        if not isinstance(document["data"], dict):
+            return Delivery(now, webhook_id, accepted=False, problem="the event's data is no object")
         if event.get_type() != EVENT_TYPE:
             return Delivery(now, webhook_id, accepted=False, problem=f"unknown type {event.get_type()}")
         if event.get_id() != webhook_id:
@@ -157,24 +160,25 @@ class Handler(BaseHTTPRequestHandler):
         print(format % args, flush=True)
 
 
-def report_accepted(pipeline: Pipeline, aggregator: str, exit_event: threading.Event) -> None:
-    """Tell the aggregator of each accepted request, until the exit event is set."""
-    with httpx.Client(base_url=aggregator, timeout=5.0) as client:
+def report_accepted(pipeline: Pipeline, exit_event: threading.Event) -> None:
+    """Report each accepted request to the address in its `links`, until the exit event is set."""
+    with httpx.Client(timeout=5.0) as client:
         while not exit_event.is_set():
             try:
-                request = pipeline.accepted.get(timeout=0.2)
+                delivery = pipeline.accepted.get(timeout=0.2)
             except queue.Empty:
+                continue
+            address = delivery.event["data"].get("links", {}).get("report")
+            if address is None:
+                print(f"{delivery.webhook_id} does not say where to report to", flush=True)
                 continue
             for _ in range(REPORT_TRIES):
                 try:
-                    answer = client.post(
-                        f"/api/retrain/{request}/report",
-                        json={"state": "accepted", "detail": "queued by the demo's pipeline"},
-                    )
+                    answer = client.post(address, json=REPORT)
                 except httpx.HTTPError as error:
-                    print(f"report of {request}: {error}", flush=True)
+                    print(f"report to {address}: {error}", flush=True)
                 else:
-                    print(f"report of {request}: {answer.status_code} {answer.text[:200]}", flush=True)
+                    print(f"report to {address}: {answer.status_code} {answer.text[:200]}", flush=True)
                     if answer.is_success:
                         break
                 if exit_event.wait(REPORT_PAUSE_S):
@@ -187,7 +191,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--secret-file", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--aggregator", required=True, help="base URL of the aggregator")
     options = parser.parse_args()
 
     exit_event = threading.Event()
@@ -199,7 +202,7 @@ def main() -> None:
             threading.Thread(target=server.serve_forever, name="receiver-http", daemon=True),
             threading.Thread(
                 target=report_accepted,
-                args=(pipeline, options.aggregator, exit_event),
+                args=(pipeline, exit_event),
                 name="receiver-report",
                 daemon=True,
             ),

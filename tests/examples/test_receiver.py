@@ -9,7 +9,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from receiver import EVENT_TYPE, Pipeline, Receiver, read_log, report_accepted
+from receiver import EVENT_TYPE, REPORT, Pipeline, Receiver, read_log, report_accepted
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes yes").decode()
 NOW_MS = 1_700_000_000_000
@@ -105,6 +105,7 @@ def test_an_old_delivery_is_refused(pipeline):
         (event(type="com.example.other"), "unknown type"),
         ({"hello": "world"}, "not a CloudEvent"),
         ([1, 2], "not a CloudEvent"),
+        (event(data=[1]), "data is no object"),
     ],
 )
 def test_a_signed_body_that_is_no_retrain_request_is_refused(pipeline, document, problem):
@@ -139,15 +140,16 @@ def test_an_accepted_request_is_reported_until_the_aggregator_takes_it(pipeline,
 
     stop = threading.Event()
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Aggregator)) as url:
-        thread = threading.Thread(target=report_accepted, args=(pipeline, url, stop), name="test-report")
+        thread = threading.Thread(target=report_accepted, args=(pipeline, stop), name="test-report")
         thread.start()
-        pipeline.receive(*delivery(event()))
+        pipeline.receive(*delivery(event(data={})))
+        links = {"report": f"{url}/api/retrain/msg_2/report"}
+        pipeline.receive(*delivery(event("msg_2", data={"links": links}), "msg_2"))
         assert done.wait(10)
         stop.set()
         thread.join()
     assert len(reports) == 2
-    assert reports[0][1]["state"] == "accepted"
-    assert "msg_1" in reports[0][0]
+    assert reports[0] == ("/api/retrain/msg_2/report", REPORT)
 
 
 def test_a_log_that_is_not_there_yet_is_empty(tmp_path):
