@@ -19,9 +19,9 @@ MAX_NUMERIC_BINS = 16
 def cells_of(stream: Stream) -> npt.NDArray[np.int8]:
     """The drift cell of every bin: int8[n_bins].
 
-    Categories are ordered by how often the reference shows them, so folding keeps the frequent ones apart;
-    the overflow bin (categories never seen in the reference) keeps a cell of its own, because its mere
-    appearance is news.
+    Where categories outnumber cells they are ordered by how often the reference shows them, so folding keeps
+    the frequent ones apart; the overflow bin (all other categories) always keeps a cell of its own, because
+    an unseen category must not hide among rare ones.
     """
     bins = stream.n_bins
     if stream.kind is StreamKind.CATEGORICAL:

@@ -1,4 +1,4 @@
-"""Bytes of sketches: magic, version, compressed body of arrays; read back strictly and within bounds."""
+"""Bytes of sketches: magic, version, compressed body of arrays; read back strictly and within bounds.
 
 Arrays are written at the smallest width that holds them, byte plane by byte plane (all lowest bytes, then all
 next ones): the upper planes are nearly empty and compress to nothing.

@@ -51,7 +51,7 @@ class Stream:
         role: where the stream comes from.
         unit: natural unit of its values, for people ("" when there is none).
         edges: numeric only: ascending interior edges; bin j holds edges[j-1] <= x < edges[j].
-        categories: categorical only: known categories, most frequent first; a last bin holds all others.
+        categories: categorical only: known categories, one bin each; a last bin holds all others.
         labels: display names of the categories, or empty.
         center: robust location of the reference, in natural units.
         scale: robust spread of the reference, in natural units, positive.

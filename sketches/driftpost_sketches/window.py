@@ -19,7 +19,8 @@ from driftpost_sketches.schema import Schema, StreamKind
 FIXED_POINT = 4096  # steps of one reference spread: 2.4e-4 of it, far below any effect worth knowing
 CLIP = 16.0  # reference spreads; what one wild value can add to a moment
 MAX_COUNT = 1 << 46  # values of one stream; with CLIP * FIXED_POINT = 2**16 each, sum1 stays below 2**62
-SUM2_LIMIT = (1 << 62) - 1  # sum2 saturates here; the minimum of a non-negative sum and a bound is associative
+# sum2 saturates here: the minimum of a non-negative sum and a bound is still associative.
+SUM2_LIMIT = (1 << 62) - 1
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -97,7 +97,11 @@ def _plausible(window: Window) -> None:
     largest = CLIP * FIXED_POINT
     n = finite.astype(np.float64)
     sum1, sum2 = window.sum1.astype(np.float64), window.sum2.astype(np.float64)
-    if (window.sum2 > SUM2_LIMIT).any() or (np.abs(sum1) > n * largest).any() or (sum2 > n * largest**2).any():
+    if (
+        (window.sum2 > SUM2_LIMIT).any()
+        or (np.abs(sum1) > n * largest).any()
+        or (sum2 > n * largest**2).any()
+    ):
         raise MalformedSketch("moments are larger than the counts allow")
     # Cauchy-Schwarz, but for rounding and where sum2 has saturated.
     if ((sum1 * sum1 > n * sum2 * (1 + 1e-9)) & (window.sum2 < SUM2_LIMIT)).any():
