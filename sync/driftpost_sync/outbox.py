@@ -414,7 +414,8 @@ class Outbox:
             part = ids[start : start + _IDS_IN_STATEMENT]
             which = f"id IN ({','.join('?' * len(part))}) AND status = 0"
             sums = self._db.execute(
-                f"SELECT sum(windows), sum(rows), incarnation FROM messages WHERE {which} GROUP BY incarnation",
+                "SELECT sum(windows), sum(rows), incarnation FROM messages"
+                f" WHERE {which} GROUP BY incarnation",
                 part,
             ).fetchall()
             self._db.execute(f"UPDATE messages SET status = 1 WHERE {which}", part)
