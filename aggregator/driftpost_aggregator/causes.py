@@ -11,7 +11,7 @@ group is explained by the simplest scope that fits: the device, the cohort of an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -174,7 +174,7 @@ class Cause:
     findings: tuple[tuple[str, int, int], ...] = ()
     risk_ratio: float | None = None
     risk_ratio_low: float | None = None
-    texts: tuple[str, ...] = field(default=(), compare=False)
+    text: str = ""
 
     @property
     def scope_key(self) -> str:
@@ -216,27 +216,36 @@ def kind_of(finding: Finding) -> Kind | None:
 _EXPLAINS_DRIFT = (Kind.SENSOR_FAULT, Kind.DATA_QUALITY, Kind.MODEL_FAULT)
 
 
-def find_causes(
-    devices: Sequence[str],
-    attributes: Mapping[str, Mapping[str, str]],
-    findings: Sequence[Finding],
-    measured: Mapping[str, Measured],
-    *,
-    inputs: frozenset[str],
-) -> list[Cause]:
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known beside the findings, of the devices that run one bundle.
+
+    Attributes:
+        devices: all of them.
+        attributes: key to value, per device.
+        measured: effects per device since its onset, where its windows allow it.
+        inputs: names of the streams that describe inputs.
+        units: natural unit per stream.
+    """
+
+    devices: Sequence[str]
+    attributes: Mapping[str, Mapping[str, str]]
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    inputs: frozenset[str] = frozenset()
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_causes(findings: Sequence[Finding], around: Surroundings) -> list[Cause]:
     """Group the standing findings of one bundle by cause.
 
     Args:
-        devices: all devices that run the bundle.
-        attributes: key to value, per device.
         findings: what stands now.
-        measured: effects per device since its onset, where its windows allow it.
-        inputs: names of the streams that describe inputs.
+        around: the fleet they come from; findings of devices that it does not know are left out.
 
     Returns:
         Causes, those with most affected devices first.
     """
-    known = set(devices)
+    known = set(around.devices)
     by_kind: dict[Kind, list[Finding]] = {}
     drifting: list[Finding] = []
     for finding in findings:
@@ -251,86 +260,41 @@ def find_causes(
     spoiled: set[str] = set()
     for kind in Kind:
         group = by_kind.get(kind, [])
-        # Different faults of one kind (a stuck sensor, a missing column) are different causes.
+        # Different faults of one kind (a stuck sensor, a frozen picture) are different causes.
         for detail in sorted({finding.kind for finding in group}):
-            chosen = [finding for finding in group if finding.kind == detail]
-            causes += _explained(chosen, devices, attributes, measured=measured, inputs=inputs, kind=kind)
+            causes += _explained([one for one in group if one.kind == detail], around, kind)
         if kind in _EXPLAINS_DRIFT:
             spoiled |= {finding.device for finding in group}
+    sound = replace(around, devices=[device for device in around.devices if device not in spoiled])
     drifting = [finding for finding in drifting if finding.device not in spoiled]
-    sound = [device for device in devices if device not in spoiled]
-    for cluster in clusters(drifting, measured):
-        chosen = [finding for finding in drifting if finding.device in cluster]
-        causes += _explained(chosen, sound, attributes, measured=measured, inputs=inputs, kind=None)
+    for cluster in clusters(drifting, around.measured):
+        causes += _explained([one for one in drifting if one.device in cluster], sound, None)
     return sorted(causes, key=lambda cause: (-len(cause.affected), cause.scope_key, cause.detail))
 
 
-def _explained(
-    findings: Sequence[Finding],
-    devices: Sequence[str],
-    attributes: Mapping[str, Mapping[str, str]],
-    *,
-    measured: Mapping[str, Measured],
-    inputs: frozenset[str],
-    kind: Kind | None,
-) -> list[Cause]:
+def _explained(findings: Sequence[Finding], around: Surroundings, kind: Kind | None) -> list[Cause]:
+    """Causes of findings that are alike: what a cohort or the fleet explains, and one for each other device."""
     scores: dict[str, float] = {}
     for finding in findings:
         scores[finding.device] = max(scores.get(finding.device, 0.0), finding.weight)
-    left = dict(scores)
+    explanations = explain(around.devices, around.attributes, scores) if len(scores) > 1 else []
+    alone = set(scores)
     causes = []
-    explanations: list[Explanation] = []
-    if len(scores) > 1:
-        explanations = explain(devices, attributes, scores)
     for explanation in explanations:
-        affected = [device for device in explanation.affected if device in left]
+        affected = alone & set(explanation.affected)
         if explanation.scope == "device" or not affected:
             continue
-        for device in affected:
-            del left[device]
-        chosen = [finding for finding in findings if finding.device in affected]
-        causes.append(
-            _cause(
-                chosen,
-                measured,
-                inputs,
-                kind,
-                scope=explanation.scope,
-                pairs=tuple(explanation.attributes),
-                members=tuple(explanation.members),
-                elsewhere=len(scores) - len(affected),
-                risk=(explanation.risk_ratio, explanation.risk_ratio_low),
-            )
-        )
-    for device in left:
-        chosen = [finding for finding in findings if finding.device == device]
-        causes.append(
-            _cause(
-                chosen,
-                measured,
-                inputs,
-                kind,
-                scope="device",
-                pairs=(),
-                members=(device,),
-                elsewhere=len(scores) - 1,
-                risk=None,
-            )
-        )
+        alone -= affected
+        cause = _cause([one for one in findings if one.device in affected], around, kind, explanation)
+        causes.append(replace(cause, elsewhere=len(scores) - len(affected)))
+    for device in sorted(alone):
+        cause = _cause([one for one in findings if one.device == device], around, kind, None)
+        causes.append(replace(cause, elsewhere=len(scores) - 1))
     return causes
 
 
 def _cause(
-    findings: Sequence[Finding],
-    measured: Mapping[str, Measured],
-    inputs: frozenset[str],
-    kind: Kind | None,
-    *,
-    scope: str,
-    pairs: tuple[tuple[str, str], ...],
-    members: tuple[str, ...],
-    elsewhere: int,
-    risk: tuple[float, float] | None,
+    findings: Sequence[Finding], around: Surroundings, kind: Kind | None, explanation: Explanation | None
 ) -> Cause:
     affected: dict[str, Affected] = {}
     weights: dict[str, float] = {}
@@ -342,25 +306,27 @@ def _cause(
             finding.received_ms if part is None else min(part.raised_ms, finding.received_ms),
         )
     detail = max(sorted(weights), key=lambda name: weights[name])
-    streams = stream_evidence(findings, measured)
+    streams = stream_evidence(findings, around)
+    scope = "device" if explanation is None else explanation.scope
     return Cause(
-        kind=kind if kind is not None else _drift_kind(detail, scope, streams, inputs),
+        kind=kind if kind is not None else drift_kind(detail, scope, streams, around.inputs),
         detail=detail,
         scope=scope,
-        attributes=pairs,
-        members=members,
+        attributes=() if explanation is None else tuple(explanation.attributes),
+        members=tuple(affected) if explanation is None else tuple(explanation.members),
         affected=affected,
-        elsewhere=elsewhere,
+        elsewhere=0,
         streams=streams,
         log_e=max(finding.log_e for finding in findings),
         findings=tuple(finding.key for finding in findings),
-        risk_ratio=None if risk is None else risk[0],
-        risk_ratio_low=None if risk is None else risk[1],
-        texts=tuple(finding.text for finding in findings if finding.text)[:1],
+        risk_ratio=None if explanation is None else explanation.risk_ratio,
+        risk_ratio_low=None if explanation is None else explanation.risk_ratio_low,
+        text=next((finding.text for finding in findings if finding.kind == detail), ""),
     )
 
 
-def _drift_kind(detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str]) -> Kind:
+def drift_kind(detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str]) -> Kind:
+    """What drift is about, once it is known who shares it."""
     if scope == "device" and detail in _SENSOR_DETAILS:
         return Kind.SENSOR_FAULT
     if streams and not any(part.stream in inputs for part in streams):
@@ -368,9 +334,7 @@ def _drift_kind(detail: str, scope: str, streams: Sequence[StreamEvidence], inpu
     return Kind.COVARIATE_SHIFT
 
 
-def stream_evidence(
-    findings: Sequence[Finding], measured: Mapping[str, Measured]
-) -> tuple[StreamEvidence, ...]:
+def stream_evidence(findings: Sequence[Finding], around: Surroundings) -> tuple[StreamEvidence, ...]:
     """The streams of some findings by contribution, with their effects.
 
     Shares are averaged over the findings, weighted by evidence. Effects are medians over the devices that
@@ -388,10 +352,14 @@ def stream_evidence(
                 reported[stream] = finding
     total = sum(shares.values()) or 1.0
     devices = {finding.device for finding in findings}
-    units = {stream: finding.unit for stream, finding in reported.items()}
+    units = {stream: finding.unit for stream, finding in reported.items()} | dict(around.units)
     result = []
     for stream, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
-        seen = [measured[device] for device in devices if stream in measured.get(device, _NOTHING).shift]
+        seen = [
+            around.measured[device]
+            for device in devices
+            if stream in around.measured.get(device, _NOTHING).shift
+        ]
         lead = reported.get(stream)
         if seen:
             effect = float(np.median([part.shift[stream] for part in seen]))

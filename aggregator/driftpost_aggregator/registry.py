@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgpack
-from driftpost_sketches.drift.budget import Budget
 from sqlalchemy import Connection, RowMapping, select
 
 from driftpost_aggregator import audit
 from driftpost_aggregator.errors import BundleRejected
 from driftpost_aggregator.store.database import upsert
 from driftpost_aggregator.store.tables import bundles
+from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.schema import Role, Schema
 from driftpost_sketches.window import Window

@@ -143,7 +143,7 @@ def request_retraining(
             body = build_event(
                 connection, current, request=request, fleet=fleet, public_url=public_url, now_ms=now_ms
             )
-            _insert(connection, current, request, body, targets, now_ms)
+            _insert(connection, current, request=request, body=body, targets=targets, now_ms=now_ms)
             created.append(request)
     return created
 
@@ -197,6 +197,7 @@ def _candidate(row: RowMapping) -> Candidate:
 def _insert(
     connection: Connection,
     incident: RowMapping,
+    *,
     request: str,
     body: bytes,
     targets: Sequence[str],

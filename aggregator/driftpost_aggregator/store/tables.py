@@ -110,7 +110,7 @@ seen = Table(
     "seen",
     metadata,
     Column("device", Text, primary_key=True),
-    Column("incarnation", BigInteger, primary_key=True),
+    Column("incarnation", BigInteger, primary_key=True, autoincrement=False),
     Column("through", BigInteger, nullable=False),
     Column("beyond", LargeBinary, nullable=False),  # msgpack [[first, last], ...]
 )
@@ -152,7 +152,9 @@ rollups = Table(
     Column("parts", BigInteger, nullable=False),
     Column("devices", Integer, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
-    Column("cohorts", JSON),  # device scope only: the cohorts in which this bucket was counted
+    Column(
+        "cohorts", JSON(none_as_null=True)
+    ),  # device scope only: the cohorts in which this bucket was counted
     Column("window", LargeBinary, nullable=False),  # Window.to_bytes()
 )
 # The triage loop asks what changed; the key above serves every page (one scope, one bundle, by time).
@@ -331,12 +333,15 @@ quarantine = Table(
 Index("ix_quarantine_device_received_ms", quarantine.c.device, quarantine.c.received_ms)
 Index("ix_quarantine_received_ms", quarantine.c.received_ms)
 
-# The newest ledger that each (device, incarnation) has sent; the columns repeat its message.
+# The newest ledger about each (device, incarnation); the columns repeat its message.
 ledgers = Table(
     "ledgers",
     metadata,
     Column("device", Text, primary_key=True),
     Column("incarnation", BigInteger, primary_key=True, autoincrement=False),
+    Column(
+        "sender", BigInteger, nullable=False
+    ),  # incarnation that sent it; a later one reports earlier ones too
     Column("seq", BigInteger, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
     Column("recorded_windows", BigInteger, nullable=False),

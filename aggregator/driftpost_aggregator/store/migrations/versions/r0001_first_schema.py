@@ -168,6 +168,7 @@ def upgrade() -> None:
         "ledgers",
         sa.Column("device", sa.Text(), nullable=False),
         sa.Column("incarnation", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("sender", sa.BigInteger(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
         sa.Column("recorded_windows", sa.BigInteger(), nullable=False),
@@ -210,7 +211,7 @@ def upgrade() -> None:
         sa.Column("parts", sa.BigInteger(), nullable=False),
         sa.Column("devices", sa.Integer(), nullable=False),
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),
-        sa.Column("cohorts", sa.JSON(), nullable=True),
+        sa.Column("cohorts", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("window", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint(
             "scope", "scope_key", "bundle", "bucket_s", "bucket_start_ms", name="pk_rollups"
@@ -220,7 +221,7 @@ def upgrade() -> None:
     op.create_table(
         "seen",
         sa.Column("device", sa.Text(), nullable=False),
-        sa.Column("incarnation", sa.BigInteger(), nullable=False),
+        sa.Column("incarnation", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("through", sa.BigInteger(), nullable=False),
         sa.Column("beyond", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("device", "incarnation", name="pk_seen"),
