@@ -155,7 +155,7 @@ class Connection:
             self._connect_properties.MaximumPacketSize = _MAX_PACKET_BYTES
         self._client.will_set(will.topic, will.payload, qos=1, retain=True, properties=will_properties)
         if settings.username is not None:
-            self._client.username_pw_set(settings.username, _password(settings.password_file))
+            self._client.username_pw_set(settings.username, read_password(settings.password_file))
         if settings.uses_tls:
             self._client.tls_set_context(_tls_context(settings))
         self._client.on_connect = self._on_connect
@@ -392,12 +392,17 @@ def check_files(settings: MqttSettings) -> None:
     Raises:
         LinkError: a file is missing or no use; names the setting.
     """
-    _password(settings.password_file)
+    read_password(settings.password_file)
     if settings.uses_tls:
         _tls_context(settings)
 
 
-def _password(path: Path | None) -> str | None:
+def read_password(path: Path | None) -> str | None:
+    """First line of a password file, None for None.
+
+    Raises:
+        LinkError: it can not be read.
+    """
     if path is None:
         return None
     try:
