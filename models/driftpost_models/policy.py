@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from driftpost_sketches.drift.budget import Budget
-
 from driftpost_models.errors import ConfigError
 from driftpost_models.reasons import REASON_NAMES
 from driftpost_models.strict_table import StrictTable, nearest, parse_toml, read_toml
+from driftpost_sketches.drift.budget import Budget
 
 ACTIONS = ("flag", "abstain", "fallback")
 
@@ -68,6 +67,10 @@ class Policy:
             ConfigError: a value is not possible.
         """
         return parse_policy(StrictTable(_plain(replace(self, **changes)), "policy"))  # type: ignore[arg-type]  # checked by the parser
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain types, with the keys of a policy file."""
+        return _plain(self)
 
     def to_toml(self) -> str:
         """The policy as a file that `Policy.from_toml` reads back equal."""

@@ -61,13 +61,14 @@ class TensorSpec:
         Args:
             values: array of any shape in this tensor's dtype.
         """
+        real: npt.NDArray[np.floating]
         if self.quantized:
             zero, scale = np.float32(self.zero_point or 0), np.float32(self.scale or 1)
-            return (values.astype(np.float32) - zero) * scale
-        if values.dtype.itemsize <= 2:
-            return values.astype(np.float32)
-        same = np.float32 if values.dtype == np.float32 else np.float64
-        real: npt.NDArray[np.floating] = values.astype(same, copy=False)
+            real = (values.astype(np.float32) - zero) * scale
+        elif values.dtype.itemsize <= 2 or values.dtype == np.float32:
+            real = values.astype(np.float32, copy=False)
+        else:
+            real = values.astype(np.float64, copy=False)
         return real
 
     def limits(self) -> tuple[float, float] | None:

@@ -155,7 +155,7 @@ class TfliteRuntime:
 def _names(
     interpreter: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
 ) -> tuple[list[str], list[str]]:
-    """Names that the model's author gave: its signature's, or its tensors' without the converter's decoration."""
+    """Names that the model's author gave: its signature's, else its tensors' without decoration."""
     signatures = interpreter.get_signature_list()
     if "serving_default" in signatures or len(signatures) == 1:
         key = "serving_default" if "serving_default" in signatures else next(iter(signatures))

@@ -91,7 +91,13 @@ def choose_probes(
     """
     config = config or ProbesConfig()
     choosing = _Choosing(
-        tuple(inputs), tuple(outputs), sample, config, tuple(classes), labelled, tuple(columns)
+        tuple(inputs),
+        tuple(outputs),
+        sample,
+        config,
+        classes=tuple(classes),
+        labelled=labelled,
+        columns=tuple(columns),
     )
     probes = choosing.all()
     return Choice(ProbeSet(probes, config.untracked, config.units), choosing.notes)
@@ -104,6 +110,7 @@ class _Choosing:
         outputs: tuple[TensorSpec, ...],
         sample: Block,
         config: ProbesConfig,
+        *,
         classes: tuple[str, ...],
         labelled: bool,
         columns: tuple[str, ...],
@@ -170,15 +177,16 @@ class _Choosing:
         size = raw[0].size
         if self._state_of(spec) is not None:
             return "summary"
-        if _image_layout(shape) is not None:
+        if image_layout(shape) is not None:
             return "image"
         if size <= MAX_COLUMNS or (self.columns and len(self.columns) == size):
             return "columns"
         dims = [d for d in shape if d != 1]
         if len(dims) == 1:
             self.notes.append(
-                f"input {spec.name!r} has {size} values in a row and is taken for a signal; if they are columns, "
-                f'or features over time, say so: [probes.inputs."{spec.name}"] as = "columns" or "spectrogram"'
+                f"input {spec.name!r} has {size} values in a row and is taken for a signal; if they are "
+                f'columns, or features over time, say so: [probes.inputs."{spec.name}"] as = "columns" or '
+                '"spectrogram"'
             )
             return "signal"
         if len(dims) == 2:
@@ -239,7 +247,7 @@ class _Choosing:
         return probes
 
     def _image(self, spec: TensorSpec, wishes: TensorWishes, raw: Array, prefix: str, side: str) -> Image:
-        layout = wishes.layout or _image_layout(raw.shape[1:])
+        layout = wishes.layout or image_layout(raw.shape[1:])
         if layout is None:
             raise ConfigError(
                 f"probes.{side}s.{spec.name}",
@@ -272,8 +280,8 @@ class _Choosing:
                 )
                 return floor, ceiling
         self.notes.append(
-            f"images of {spec.name!r} go from {low:.4g} to {high:.4g}, which is no usual scale: these are taken as "
-            f'black and white; set [probes.inputs."{spec.name}"] low and high'
+            f"images of {spec.name!r} go from {low:.4g} to {high:.4g}, which is no usual scale: these are "
+            f'taken as black and white; set [probes.inputs."{spec.name}"] low and high'
         )
         return (low, high) if high > low else (low, low + 1.0)
 
@@ -290,7 +298,7 @@ class _Choosing:
         else:
             finite = raw[np.isfinite(raw)]
             bound = float(np.abs(finite).max()) if finite.size else 1.0
-            # Floats are clipped at full scale 1 by convention; elsewhere only beyond what the reference showed.
+            # Floats are clipped at full scale 1 by convention, else only beyond what the reference showed.
             bound = 1.0 if 0.25 <= bound <= 1.0 else math.nextafter(bound, math.inf)
             low, high = -bound, bound
         return Signal(
@@ -365,8 +373,8 @@ class _Choosing:
             return "regression"
         if _confident(real):
             self.notes.append(
-                f"output {spec.name!r} is taken for class scores before softmax (logits); if it is not, say so: "
-                f'[probes.outputs."{spec.name}"] as = "regression" or "embedding"'
+                f"output {spec.name!r} is taken for class scores before softmax (logits); if it is not, "
+                f'say so: [probes.outputs."{spec.name}"] as = "regression" or "embedding"'
             )
             return "classification"
         return "regression" if size <= MAX_REGRESSION else "embedding"
@@ -434,7 +442,7 @@ class _Choosing:
         return probes
 
 
-def _image_layout(shape: Sequence[int]) -> str | None:
+def image_layout(shape: Sequence[int]) -> str | None:
     """Layout of an image's row, None where the shape is not one of an image."""
     shape = list(shape)
     # A dimension of one before the image, as in frames of video.
@@ -465,7 +473,7 @@ def _few_whole_numbers(column: npt.NDArray[np.floating]) -> bool:
 
 
 def _confident(real: npt.NDArray[np.float64]) -> bool:
-    """Whether numbers behave like a trained classifier's logits: the softmax of most rows has a clear winner."""
+    """Whether numbers behave like a trained classifier's logits: the softmax mostly has a clear winner."""
     finite = real[np.isfinite(real).all(axis=1)]
     if len(finite) == 0:
         return False

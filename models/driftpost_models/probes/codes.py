@@ -14,7 +14,7 @@ from driftpost_models.runtime import TensorSpec
 from driftpost_sketches.schema import StreamKind
 
 MAX_ELEMENTS = 4096
-"""Codes counted per row; of a larger tensor every n-th is taken, or counting would cost more than the probes."""
+"""Codes counted per row; of a larger tensor every n-th is taken, or counting would outweigh all else."""
 
 
 @dataclass

@@ -1,28 +1,6 @@
 """The `[probes]` part of a configuration file: what the owner knows better than the automatic choice.
 
-[probes]
-disable = ["codes", "latency_us"]        # kinds of probes, or streams that only stop being tracked
-
-[probes.inputs.NAME]                     # NAME of the tensor, or its position: 0, 1 ...
-as = "image"                             # image, columns, signal, spectrogram, embedding, summary, none
-layout = "nhwc"                          # image: nhwc, nchw, hw
-low = 0.0                                # image, signal: value of black or full negative deflection
-high = 255.0
-features = 10                            # spectrogram: values of one frame
-channels = 1                             # signal: samples of one instant side by side
-names = ["temperature", "humidity"]      # columns
-units = ["degC", "%"]
-categorical = ["door"]                   # columns that are categories
-
-[probes.outputs.NAME]
-as = "classification"                    # classification, regression, embedding, reconstruction, summary, none
-scores = "logits"                        # probabilities, logits, binary
-classes = ["cat", "dog"]
-of = "NAME"                              # reconstruction: the input that it repeats
-
-[probes.streams.NAME]
-tracked = false
-unit = "lux"
+Every key is described in docs/probes.md, with the table that this module reads.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def directions(elements: int, count: int, seed: int) -> npt.NDArray[np.float64]:
     The legacy generator is used because numpy promises (NEP 19) that its numbers never change.
     """
     drawn: npt.NDArray[np.float64] = np.random.RandomState(seed).standard_normal((elements, count))
-    return drawn / np.sqrt(np.sum(drawn * drawn, axis=0, keepdims=True))
+    drawn /= np.sqrt(np.sum(drawn * drawn, axis=0, keepdims=True))
+    return drawn
 
 
 @dataclass

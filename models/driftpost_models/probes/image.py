@@ -1,4 +1,4 @@
-"""What a camera's technician would look at: brightness, contrast, sharpness, saturation, colour, frozen frames."""
+"""What a camera's technician would look at: brightness, contrast, sharpness, saturation, colour, repeats."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from driftpost_models.runtime import Array, TensorSpec
 LAYOUTS = ("nhwc", "nchw", "hw")
 
 THUMBNAIL = 48
-"""Pixels along the geometric mean side of the decimated copy: 2,300 positions tell a mean to 2 % of its spread."""
+"""Pixels along the geometric mean side of the decimated copy: 2,300 tell a mean to 2 % of its spread."""
 
 SATURATED = 0.01
 """Share of the full scale next to either end that counts as saturated: 2 of 255."""
 
 _CHUNK_VALUES = 1 << 20
-"""Values worked on at a time: 4 MB of float32, so that a block of large images does not cost a device its memory."""
+"""Values worked on at a time: 4 MB of float32, whatever the block of large images."""
 
 _FLAT = 1e-6
 """Contrast below which an image has no edges to be sharp."""
@@ -32,9 +32,9 @@ _FLAT = 1e-6
 class Image(Probe):
     """Images of one input, all in shares of their full scale, so that builds with other dtypes speak alike.
 
-    Sharpness is the root mean square step between neighbours at full resolution divided by the contrast: dimming
-    does not change it, blur does. The frame change is the mean absolute step from the frame before; exactly 0
-    means a repeated frame. Colour shares assume red first; for BGR the two names change places.
+    Sharpness is the root mean square step between neighbours at full resolution divided by the contrast:
+    dimming does not change it, blur does. The frame change is the mean absolute step from the frame before;
+    exactly 0 means a repeated frame. Colour shares assume red first; for BGR the two names change places.
 
     Attributes:
         tensor: the image tensor.
@@ -73,7 +73,7 @@ class Image(Probe):
         self._last: npt.NDArray[np.float32] | None = None
 
     def streams(self) -> tuple[StreamDraft, ...]:
-        """Seven streams and two for colour."""
+        """Six streams, and two for colour."""
         role = role_of(self.side)
         names = ["brightness", "contrast", "sharpness", "dark_share", "bright_share", "frame_change"]
         if self._coloured:

@@ -33,7 +33,7 @@ class StreamDraft:
         kind: numeric, categorical or codes.
         role: what it speaks of.
         unit: natural unit, empty where it has none.
-        labels: display names of `categories`, or of the categories 0, 1, 2 ... where those are found in the data.
+        labels: display names of `categories`, or of the categories 0, 1, 2 ... where the data decide on them.
         tracked: whether detectors watch it.
         categories: fixed categories; empty where the reference decides.
         edges: fixed interior bin edges; empty where the reference decides.
@@ -54,8 +54,8 @@ class StreamDraft:
 class Probe(ABC):
     """Turns some tensors of a block into streams.
 
-    A subclass is a dataclass whose fields are its whole configuration: strings, numbers, flags, tuples of them
-    and `TensorSpec`s. State that it carries between blocks is set up in `reset`.
+    A subclass is a dataclass whose fields are its whole configuration: strings, numbers, flags, tuples of
+    them and `TensorSpec`s. State that it carries between blocks is set up in `reset`.
     """
 
     kind: ClassVar[str]
@@ -72,10 +72,10 @@ class Probe(ABC):
         """Read a block.
 
         Returns:
-            `float64[rows, number of non-codes streams]`, NaN where missing, and raw code tensors by stream name.
+            `float64[rows, number of non-codes streams]`, NaN where missing; raw code tensors by stream name.
         """
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027 - most probes carry nothing
         """Forget what was carried from block to block."""
 
     def to_dict(self) -> dict[str, object]:

@@ -22,8 +22,8 @@ MAX_PROBES = 512
 class ProbeSet:
     """Probes in the order of their streams.
 
-    State that probes carry from block to block makes a set belong to one sequence of inferences: use `copy` for
-    a second one.
+    State that probes carry from block to block makes a set belong to one sequence of inferences: use `copy`
+    for a second one.
 
     Args:
         probes: what to read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,10 +28,10 @@ def bands_for(length: int) -> int:
 
 @dataclass
 class Signal(Probe):
-    """A frame of samples per row, in natural units; channels last, if there are several, are averaged for bands.
+    """A frame of samples per row, in natural units; several channels stand last and are averaged for bands.
 
-    Band 1 is the lowest octave down to zero frequency, the last band ends at half the sampling rate; powers are
-    in decibel over one squared natural unit, with the mean removed.
+    Band 1 is the lowest octave down to zero frequency, the last band ends at half the sampling rate; powers
+    are in decibel over one squared natural unit, with the mean removed.
 
     Attributes:
         tensor: the signal tensor.
@@ -72,7 +73,8 @@ class Signal(Probe):
         if raw is None or raw[:1].size < 2 * self.channels:
             return missing(block.rows, width), {}
         flat = raw.reshape(len(raw), -1)
-        clipped = np.count_nonzero((flat <= self.low) | (flat >= self.high), axis=1) / flat.shape[1]
+        outside = np.less_equal(flat, self.low) | np.greater_equal(flat, self.high)
+        clipped = np.count_nonzero(outside, axis=1) / flat.shape[1]
         samples = self.tensor.real(flat).astype(np.float64)
         level = samples.mean(axis=1)
         with np.errstate(all="ignore"):
@@ -92,8 +94,6 @@ class Signal(Probe):
         power = (spectrum.real**2 + spectrum.imag**2) * (2.0 / (length * float(np.sum(taper * taper))))
         count = power.shape[1]
         borders = [0, *(max(1, count >> k) for k in range(self.bands - 1, 0, -1)), count]
-        sums = np.stack(
-            [power[:, a:b].sum(axis=1) for a, b in zip(borders, borders[1:], strict=False)], axis=1
-        )
+        sums = np.stack([power[:, a:b].sum(axis=1) for a, b in itertools.pairwise(borders)], axis=1)
         decibel: npt.NDArray[np.float64] = 10.0 * np.log10(sums + _SILENCE)
         return decibel

@@ -1,0 +1,267 @@
+"""Building a baseline: the reference goes through the model, the probes read it, the detectors learn it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_models.errors import ConfigError, ReferenceRefused
+from driftpost_models.feeder import Feeder, blocks, spread
+from driftpost_models.input_limits import InputLimits, LimitsObserver
+from driftpost_models.policy import Policy
+from driftpost_models.probes.choose import choose_probes
+from driftpost_models.probes.classification import Classification
+from driftpost_models.probes.config import ProbesConfig
+from driftpost_models.probes.probe import StreamDraft
+from driftpost_models.probes.probe_set import ProbeSet
+from driftpost_models.reasons import Reason
+from driftpost_models.reference import Reference
+from driftpost_models.runtime import Runtime
+from driftpost_sketches.drift.calibration import Calibration
+from driftpost_sketches.errors import CalibrationError
+from driftpost_sketches.fitting import fit_categorical, fit_numeric
+from driftpost_sketches.schema import CODE_BINS, Schema, Stream, StreamKind
+from driftpost_sketches.window import Window
+
+SAMPLE_ROWS = 256
+"""Rows that the choice of probes looks at, spread over the whole reference."""
+
+BLOCK_VALUES = 1 << 22
+"""Elements of one block: 16 MB of float32, whatever the size of a row."""
+
+MOST_BLOCK_ROWS = 1024
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, what is done and what there is to do."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the reference taught.
+
+    Attributes:
+        probes: what reads inferences.
+        schema: the streams with their bins.
+        calibration: what calibrates the detectors.
+        limits: what the reference showed of each input, by name.
+        classes: class names, empty where unknown.
+        confusion: `int64[classes, classes]`, rows are true classes, columns answers; None without labels.
+        states: inputs that are fed back, with the output that feeds them.
+        notes: what the owner should know.
+    """
+
+    probes: ProbeSet
+    schema: Schema
+    calibration: Calibration
+    limits: Mapping[str, InputLimits]
+    classes: tuple[str, ...]
+    confusion: npt.NDArray[np.int64] | None
+    states: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of labelled rows that were answered rightly."""
+        if self.confusion is None or not self.confusion.sum():
+            return None
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+def build_baseline(
+    runtime: Runtime,
+    reference: Reference,
+    *,
+    policy: Policy,
+    config: ProbesConfig | None = None,
+    classes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Baseline:
+    """Run the reference through the model in time order and learn from it.
+
+    Args:
+        runtime: the model, fresh.
+        reference: rows in time order.
+        policy: gives the smallest effects and the least confidence.
+        config: the owner's wishes about probes.
+        classes: class names.
+        progress: told how far the work is.
+
+    Raises:
+        ReferenceRefused: the reference does not feed the model, or can not carry a calibration.
+        ConfigError: a wish does not fit.
+        InferenceFailed, RuntimeCrashed: the model failed on a row.
+    """
+    tell = progress or (lambda _step, _done, _all: None)
+    names = tuple(classes) or reference.classes
+    feeder = Feeder(runtime, list(reference.read(0, 1)))
+    sample = feeder.block(_take(reference, spread(reference.rows, SAMPLE_ROWS)))
+    choice = choose_probes(
+        runtime.inputs,
+        runtime.outputs,
+        sample,
+        config,
+        classes=names,
+        labelled=reference.labels is not None,
+        columns=reference.columns,
+    )
+    probes = choice.probes
+    observers = {
+        spec.name: LimitsObserver(spec, sample.inputs[spec.name])
+        for spec in runtime.inputs
+        if spec.name not in feeder.states
+    }
+    feeder.reset()
+    values, codes = _run(feeder, reference, probes, observers, tell)
+    _mark_unsure(values, probes, policy)
+    schema = Schema([_stream(draft, values, probes) for draft in probes.drafts])
+    calibration = _calibrate(schema, values, policy, tell)
+    calibration = dataclasses.replace(
+        calibration,
+        baseline=calibration.baseline.merge(_code_window(schema, codes)) if codes else calibration.baseline,
+    )
+    names, confusion = _confusion(reference, probes, values, names)
+    return Baseline(
+        probes=probes,
+        schema=schema,
+        calibration=calibration,
+        limits={name: observer.limits() for name, observer in observers.items()},
+        classes=names,
+        confusion=confusion,
+        states=dict(feeder.states),
+        notes=(*reference.notes, *choice.notes, *calibration.notes),
+    )
+
+
+def _take(reference: Reference, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.generic]]:
+    read = [reference.read(int(row), int(row) + 1) for row in rows]
+    return {name: np.concatenate([one[name] for one in read]) for name in read[0]}
+
+
+def _run(
+    feeder: Feeder,
+    reference: Reference,
+    probes: ProbeSet,
+    observers: Mapping[str, LimitsObserver],
+    tell: Progress,
+) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.int64]]]:
+    """Value matrix of the whole reference, and counts of the codes of each codes stream."""
+    elements = sum(array[0].size for array in reference.read(0, 1).values())
+    size = int(np.clip(BLOCK_VALUES // max(elements, 1), 1, MOST_BLOCK_ROWS))
+    columns = sum(draft.kind is not StreamKind.CODES for draft in probes.drafts)
+    values = np.empty((reference.rows, columns))
+    codes: dict[str, npt.NDArray[np.int64]] = {}
+    for start, stop in blocks(reference.rows, size):
+        block = feeder.block(reference.read(start, stop))
+        for name, observer in observers.items():
+            observer.update(block.inputs[name])
+        values[start:stop], tensors = probes.extract(block)
+        for name, tensor in tensors.items():
+            raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+            codes[name] = codes.get(name, 0) + np.bincount(raw, minlength=CODE_BINS)
+        tell("running the reference", stop, reference.rows)
+    probes.reset()
+    return values, codes
+
+
+def _scalar_names(probes: ProbeSet) -> list[str]:
+    return [draft.name for draft in probes.drafts if draft.kind is not StreamKind.CODES]
+
+
+def _mark_unsure(values: npt.NDArray[np.float64], probes: ProbeSet, policy: Policy) -> None:
+    """Give rows below the least confidence the verdict that the guard will give."""
+    if policy.min_confidence is None:
+        return
+    names = _scalar_names(probes)
+    for probe in probes.probes:
+        if isinstance(probe, Classification):
+            confidence = values[:, names.index(f"{probe.prefix}confidence")]
+            values[confidence < policy.min_confidence, names.index("verdict")] = Reason.LOW_CONFIDENCE
+
+
+def _stream(draft: StreamDraft, values: npt.NDArray[np.float64], probes: ProbeSet) -> Stream:
+    """A draft with its bins: fixed ones, or those that fit the reference."""
+    if draft.kind is StreamKind.CODES:
+        return Stream(
+            draft.name, draft.kind, draft.role, draft.unit, lowest_code=draft.lowest_code, tracked=False
+        )
+    column = values[:, _scalar_names(probes).index(draft.name)]
+    if draft.categories:
+        return Stream(
+            draft.name,
+            draft.kind,
+            draft.role,
+            draft.unit,
+            categories=draft.categories,
+            labels=draft.labels,
+            tracked=draft.tracked,
+        )
+    try:
+        if draft.kind is StreamKind.CATEGORICAL:
+            labels = dict(enumerate(draft.labels))
+            return fit_categorical(draft.name, column, draft.role, labels, tracked=draft.tracked)
+        stream = fit_numeric(draft.name, column, draft.role, draft.unit, tracked=draft.tracked)
+    except CalibrationError as error:
+        raise ReferenceRefused(str(error)) from error
+    return dataclasses.replace(stream, edges=draft.edges) if draft.edges else stream
+
+
+def _calibrate(
+    schema: Schema, values: npt.NDArray[np.float64], policy: Policy, tell: Progress
+) -> Calibration:
+    tracked = {schema.streams[i].name for i in schema.tracked_streams}
+    for name in policy.smallest_effects:
+        if name not in tracked:
+            raise ConfigError(
+                f"policy.smallest_effects.{name}",
+                f"no such tracked stream (there are: {', '.join(sorted(tracked))})",
+            )
+    try:
+        return Calibration.fit(
+            schema,
+            values,
+            smallest_effect={"*": policy.smallest_effect, **policy.smallest_effects},
+            progress=lambda done, total: tell("calibrating", done, total),
+        )
+    except CalibrationError as error:
+        raise ReferenceRefused(str(error)) from error
+
+
+def _code_window(schema: Schema, codes: Mapping[str, npt.NDArray[np.int64]]) -> Window:
+    """A window without rows that holds the counts of the codes streams."""
+    window = Window.empty(schema)
+    for name, raw in codes.items():
+        index = schema.index(name)
+        # Counted by the bytes' values; bins go from the lowest code up.
+        lowest = schema.streams[index].lowest_code
+        counts = np.roll(raw, -lowest) if lowest else raw
+        begin = schema.offsets[index]
+        window.counts[begin : begin + CODE_BINS] = counts
+        present = np.flatnonzero(counts) + lowest
+        if present.size:
+            window.low[index], window.high[index] = present[0], present[-1]
+    return window
+
+
+def _confusion(
+    reference: Reference, probes: ProbeSet, values: npt.NDArray[np.float64], classes: tuple[str, ...]
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None]:
+    """Class names and the confusion matrix, where labels allow one."""
+    found = next((probe for probe in probes.probes if isinstance(probe, Classification)), None)
+    if found is None:
+        return classes, None
+    names = found.classes or classes
+    if reference.labels is None:
+        return names, None
+    if reference.labels.max(initial=-1) >= found.count:
+        raise ReferenceRefused(
+            f"a label is {reference.labels.max()}, but the model has {found.count} classes, counted from 0"
+        )
+    answers = values[:, _scalar_names(probes).index(f"{found.prefix}class")]
+    known = np.isfinite(answers) & (reference.labels >= 0)
+    pairs = reference.labels[known] * found.count + answers[known].astype(np.int64)
+    counts = np.bincount(pairs, minlength=found.count**2)
+    return names, counts.reshape(found.count, found.count).astype(np.int64)

@@ -1,0 +1,210 @@
+"""The commands `driftpost bundle` and `driftpost keys`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from driftpost_models.build import build_bundle
+from driftpost_models.bundle import Bundle
+from driftpost_models.errors import ModelError, ReferenceRefused
+from driftpost_models.image_files import ImageScale
+from driftpost_models.report import built_text, inspect_json, inspect_text
+from driftpost_models.signing import (
+    fingerprint,
+    generate,
+    load_private_key,
+    load_public_key,
+    save_private_key,
+    save_public_key,
+)
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_KEY_NAME = "driftpost.key"
+
+
+@click.group()
+def bundle() -> None:
+    """Build, look at and verify bundles: a model with its baseline and policy in one signed file."""
+
+
+@bundle.command()
+@click.option("--model", required=True, type=_FILE, help="The .onnx or .tflite file.")
+@click.option(
+    "--reference",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="What the model saw when all was well, in time order: .npz, .npy, .csv (with a header), "
+    "a folder of images or of raw tensors (.bin).",
+)
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
+)
+@click.option("--labels", help="True classes: a file, or the name of a column or array of the reference.")
+@click.option("--classes", "classes_file", type=_FILE, help="A text file with the class names, one a line.")
+@click.option(
+    "--key", "key_file", type=_FILE, help="Private key that signs the bundle (see `driftpost keys new`)."
+)
+@click.option("--name", help="The model's name; by default the file's.")
+@click.option("--model-version", help="The model's version; by default the first digits of its SHA-256.")
+@click.option("--author", help="Who builds it; by default the operating system's user.")
+@click.option("--config", "config_file", type=_FILE, help="TOML file with [probes] and [policy].")
+@click.option("--image-scale", help="What black and white are fed as: 0..1, -1..1, 0..255, or `codes`.")
+@click.option("--budget", help="False alarms allowed, such as '1 per device-year'.")
+@click.option("--smallest-effect", type=float, help="Smallest change worth an alarm, in standard deviations.")
+@click.option("--window-seconds", type=float, help="Length of a window.")
+def build(  # noqa: PLR0917 - click passes every option by name
+    model: Path,
+    reference: Path,
+    out: Path,
+    labels: str | None,
+    classes_file: Path | None,
+    key_file: Path | None,
+    name: str | None,
+    model_version: str | None,
+    author: str | None,
+    config_file: Path | None,
+    image_scale: str | None,
+    budget: str | None,
+    smallest_effect: float | None,
+    window_seconds: float | None,
+) -> None:
+    """Build a bundle from a model and reference data."""
+    try:
+        with _Bars() as bars:
+            built = build_bundle(
+                model,
+                reference,
+                out,
+                name=name,
+                version=model_version,
+                labels=labels,
+                classes=_classes(classes_file),
+                config=config_file,
+                image_scale=None if image_scale is None else ImageScale.parse(image_scale),
+                budget=budget,
+                smallest_effect=smallest_effect,
+                window_seconds=window_seconds,
+                author=author,
+                key=None if key_file is None else load_private_key(key_file),
+                progress=bars.update,
+            )
+    except ModelError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{out} can not be written: {error.strerror or error}") from error
+    click.echo(built_text(built))
+
+
+@bundle.command()
+@click.argument("path", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--key", "key_file", type=_FILE, help="Public key to verify the signature with.")
+def inspect(path: Path, as_json: bool, key_file: Path | None) -> None:
+    """Show what a bundle holds."""
+    opened = _open(path, key_file)
+    click.echo(inspect_json(opened) if as_json else inspect_text(opened))
+
+
+@bundle.command()
+@click.argument("path", type=_FILE)
+@click.option("--key", "key_file", required=True, type=_FILE, help="Public key that must have signed it.")
+def verify(path: Path, key_file: Path) -> None:
+    """Check every hash and the signature; the exit status says whether all is well."""
+    opened = _open(path, key_file)
+    assert opened.signature is not None
+    click.echo(
+        f"{path}: {opened.name} {opened.version}, "
+        f"every hash and the signature of {opened.signature.key} match"
+    )
+
+
+@click.group()
+def keys() -> None:
+    """Make and show the keys that sign bundles."""
+
+
+@keys.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def new(path: Path) -> None:
+    """Make a key pair: PATH (private, keep it off the devices) and PATH.pub; a folder gets driftpost.key."""
+    target = path / _KEY_NAME if path.is_dir() else path
+    public = target.with_name(target.name + ".pub")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        key = generate()
+        save_private_key(key, target)
+        save_public_key(key, public)
+    except ModelError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{target} can not be written: {error.strerror or error}") from error
+    click.echo(f"private key  {target}  (signs bundles; readable by you alone, never copy it to a device)")
+    click.echo(f"public key   {public}  (devices trust it: [model] trusted_keys)")
+    click.echo(f"fingerprint  {fingerprint(key)}")
+
+
+@keys.command()
+@click.argument("path", type=_FILE)
+def show(path: Path) -> None:
+    """Show the fingerprint of a private or public key."""
+    try:
+        click.echo(fingerprint(load_public_key(path)))
+    except ModelError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _open(path: Path, key_file: Path | None) -> Bundle:
+    try:
+        return Bundle.open(path, None if key_file is None else [load_public_key(key_file)])
+    except ModelError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _classes(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReferenceRefused(f"the class names {path} can not be read: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ReferenceRefused(f"{path} holds no class names")
+    return names
+
+
+class _Bars:
+    """One progress bar for each step of the work, on standard error so that reports can be piped."""
+
+    def __init__(self) -> None:
+        self._step = ""
+        self._done = 0
+        self._stack = contextlib.ExitStack()
+        self._advance: Callable[[int], None] | None = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+
+    def update(self, step: str, done: int, total: int) -> None:
+        """Show how far a step is."""
+        if step != self._step:
+            self._finish()
+            self._step, self._done = step, 0
+            bar = self._stack.enter_context(
+                click.progressbar(length=total, label=f"{step:<22}", file=click.get_text_stream("stderr"))
+            )
+            self._advance = bar.update
+        if self._advance is not None:
+            self._advance(done - self._done)
+            self._done = done
+
+    def _finish(self) -> None:
+        self._stack.close()
+        self._advance = None

@@ -1,0 +1,215 @@
+"""What `driftpost bundle` tells a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_models.build import Built
+from driftpost_models.bundle import Bundle
+from driftpost_models.runtime import TensorSpec
+from driftpost_sketches.schema import StreamKind
+
+_MAX_STREAM_LINES = 80
+"""Lines of the table of streams; a thousand columns are not read by anyone."""
+
+_MAX_SHORT_LINES = 5
+
+
+def built_text(built: Built) -> str:
+    """The closing report of a build."""
+    bundle = built.bundle
+    lines = [
+        f"{built.path}  ({_bytes(built.size)})",
+        f"  bundle     {bundle.id[:16]}  {bundle.name} {bundle.version}",
+        "  signature  "
+        + (
+            f"by {bundle.signature.key}"
+            if bundle.signature
+            else "none: devices take it only where unsigned bundles are allowed (sign with --key)"
+        ),
+        *_model_lines(bundle),
+        *_reference_lines(bundle),
+    ]
+    if built.accuracy is not None:
+        lines.append(f"  accuracy   {built.accuracy:.1%} on the reference's labels")
+    lines += _stream_lines(bundle)
+    lines += _policy_lines(bundle)
+    if built.notes:
+        lines += ["", "Please check:", *(f"  - {note}" for note in built.notes)]
+    if built.short:
+        lines += ["", "The reference is too short for the budget (thresholds hold, but rest on few rows):"]
+        lines += [f"  - {sentence}" for sentence in built.short[:_MAX_SHORT_LINES]]
+        if len(built.short) > _MAX_SHORT_LINES:
+            lines.append(f"  - and {len(built.short) - _MAX_SHORT_LINES} streams more")
+    return "\n".join(lines)
+
+
+def inspect_text(bundle: Bundle) -> str:
+    """A bundle, readable."""
+    signature = bundle.signature
+    if signature is None:
+        signed = "none"
+    else:
+        signed = f"by {signature.key}" + (
+            ", verified" if signature.verified else ", not verified (give --key)"
+        )
+    tools = bundle.provenance.get("tools", {})
+    lines = [
+        f"{bundle.name} {bundle.version}",
+        f"  bundle     {bundle.id}",
+        f"  created    {bundle.created} by {bundle.provenance.get('author', 'unknown')}",
+        f"  signature  {signed}",
+        *_model_lines(bundle),
+        *_reference_lines(bundle),
+    ]
+    if isinstance(tools, Mapping):
+        lines.append("  tools      " + ", ".join(f"{name} {version}" for name, version in tools.items()))
+    if bundle.confusion is not None and bundle.confusion.sum():
+        lines.append(
+            f"  accuracy   {np.trace(bundle.confusion) / bundle.confusion.sum():.1%} on the reference"
+        )
+    lines += _policy_lines(bundle)
+    lines += _stream_lines(bundle)
+    lines += _golden_lines(bundle)
+    if bundle.confusion is not None:
+        lines += _confusion_lines(bundle.confusion, bundle.classes)
+    return "\n".join(lines)
+
+
+def inspect_json(bundle: Bundle) -> str:
+    """A bundle for programs."""
+    calibration = bundle.calibration
+    streams = []
+    tracked = {bundle.schema.streams[i].name for i in bundle.schema.tracked_streams}
+    for index, stream in enumerate(bundle.schema.streams):
+        summary = calibration.baseline.summary(bundle.schema, index)
+        plain: dict[str, object] = {**stream.to_dict(), "n": int(summary.n)}
+        if stream.name in tracked:
+            plain["tau_rows"] = float(calibration.tau(stream.name))
+            plain["effective_rows"] = float(calibration.effective_rows(stream.name))
+        if stream.kind is StreamKind.NUMERIC:
+            plain.update(mean=summary.mean, std=summary.std, low=summary.low, high=summary.high)
+        streams.append(plain)
+    signature = bundle.signature
+    return json.dumps(
+        {
+            "id": bundle.id,
+            "name": bundle.name,
+            "version": bundle.version,
+            "created": bundle.created,
+            "signature": None
+            if signature is None
+            else {"key": signature.key, "verified": signature.verified},
+            "model": {
+                "kind": bundle.model_kind,
+                "bytes": len(bundle.model_bytes),
+                "inputs": [spec.to_dict() for spec in bundle.inputs],
+                "outputs": [spec.to_dict() for spec in bundle.outputs],
+            },
+            "classes": list(bundle.classes),
+            "confusion": None if bundle.confusion is None else bundle.confusion.tolist(),
+            "policy": bundle.policy.to_dict(),
+            "golden": {"calls": bundle.golden.calls, "tolerance": dict(bundle.golden.tolerance)},
+            "provenance": dict(bundle.provenance),
+            "streams": streams,
+        },
+        indent=2,
+        ensure_ascii=False,
+        default=_finite,
+    )
+
+
+def _finite(value: object) -> object:
+    """numpy scalars as plain numbers."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def _tensor(spec: TensorSpec) -> str:
+    grid = f", scale {spec.scale:.6g}, zero point {spec.zero_point}" if spec.quantized else ""
+    return f"{spec.name} {spec.describe()}{grid}"
+
+
+def _model_lines(bundle: Bundle) -> list[str]:
+    lines = [f"  model      {bundle.model_kind}, {_bytes(len(bundle.model_bytes))}"]
+    lines += [f"    in       {_tensor(spec)}" for spec in bundle.inputs]
+    lines += [f"    out      {_tensor(spec)}" for spec in bundle.outputs]
+    return lines
+
+
+def _reference_lines(bundle: Bundle) -> list[str]:
+    reference = bundle.provenance.get("reference")
+    if not isinstance(reference, Mapping):
+        return []
+    lines = [
+        f"  reference  {reference.get('rows')} rows of {reference.get('source')} from {reference.get('file')}"
+        + (", labelled" if reference.get("labelled") else "")
+    ]
+    steps = reference.get("preprocessing")
+    lines += [f"    step     {step}" for step in steps] if isinstance(steps, Sequence) else []
+    return lines
+
+
+def _policy_lines(bundle: Bundle) -> list[str]:
+    policy = bundle.policy
+    reasons = "".join(f", {reason}: {action}" for reason, action in policy.reasons.items())
+    least = "" if policy.min_confidence is None else f", least confidence {policy.min_confidence:g}"
+    return [
+        f"  policy     {policy.budget} false alarms, smallest change {policy.smallest_effect:g} sd, "
+        f"windows of {policy.window_seconds:g} s",
+        f"             on a bad verdict: {policy.on_bad_verdict}{reasons}{least}",
+    ]
+
+
+def _stream_lines(bundle: Bundle) -> list[str]:
+    schema, calibration = bundle.schema, bundle.calibration
+    tracked = {schema.streams[i].name for i in schema.tracked_streams}
+    lines = [f"  streams    {len(schema.streams)}, {len(tracked)} of them watched"]
+    width = max(len(stream.name) for stream in schema.streams)
+    for index, stream in enumerate(schema.streams[:_MAX_STREAM_LINES]):
+        summary = calibration.baseline.summary(schema, index)
+        if stream.kind is StreamKind.NUMERIC:
+            unit = f" {stream.unit}" if stream.unit else ""
+            text = (
+                f"{summary.mean:.4g} +- {summary.std:.3g}{unit}, from {summary.low:.4g} to {summary.high:.4g}"
+            )
+        elif stream.kind is StreamKind.CATEGORICAL:
+            shares = np.asarray(summary.share, np.float64)
+            best = np.argsort(-shares)[:3]
+            text = ", ".join(f"{stream.bin_label(int(b))} {shares[b]:.0%}" for b in best if shares[b] > 0)
+        else:
+            text = "counts of every code"
+        memory = ""
+        if stream.name in tracked:
+            tau = calibration.tau(stream.name)
+            memory = f"  (one independent row in {tau:.1f})" if tau > 1.5 else ""
+        else:
+            memory = "  (kept, not watched)"
+        lines.append(f"    {stream.name:<{width}}  {stream.role.value:<7}  {text}{memory}")
+    if len(schema.streams) > _MAX_STREAM_LINES:
+        lines.append(f"    and {len(schema.streams) - _MAX_STREAM_LINES} more (--json shows all)")
+    return lines
+
+
+def _golden_lines(bundle: Bundle) -> list[str]:
+    allowed = ", ".join(f"{name} +-{value:.3g}" for name, value in bundle.golden.tolerance.items())
+    return [f"  golden     {bundle.golden.calls} calls, tolerance {allowed}"]
+
+
+def _confusion_lines(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    if len(confusion) > 16:
+        return []
+    names = list(classes) or [str(k) for k in range(len(confusion))]
+    width = max(6, *(len(name) for name in names))
+    lines = ["  confusion  (rows are true classes, columns answers)"]
+    lines.append("    " + " " * width + "".join(f" {name[:6]:>6}" for name in names))
+    for name, row in zip(names, confusion, strict=True):
+        lines.append(f"    {name:>{width}}" + "".join(f" {n:>6}" for n in row))
+    return lines
