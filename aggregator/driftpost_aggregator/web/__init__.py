@@ -1,0 +1,1 @@
+"""The dashboard and the JSON API: what the aggregator's database says, for people and for programs."""

@@ -1,0 +1,224 @@
+"""One stream's distribution, baseline against now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.graph_objects import Figure
+
+from driftpost_aggregator.web.charts.theme import PALETTES, figure, label, nothing
+from driftpost_aggregator.web.words import number, percent
+from driftpost_sketches.schema import Schema, Stream, StreamKind
+from driftpost_sketches.window import StreamSummary, Window
+
+# Bars of categories shown at most; the rest is one bar, so that labels stay readable.
+MAX_CATEGORIES = 24
+# The open bins at both ends are drawn at most this many times as wide as their neighbour.
+_OPEN_BIN_WIDTHS = 3.0
+# A bin this many times denser than the next densest one is cut off, or it would flatten all others.
+_SPIKE = 4.0
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def drawn_edges(stream: Stream, several: Sequence[StreamSummary]) -> Floats:
+    """float64[bins + 1]: the edges with an end given to both open bins.
+
+    The ends are the smallest and largest values seen, but not further out than a few times the neighbouring
+    bin: one wild value must not squeeze the picture.
+    """
+    edges = np.asarray(stream.edges, dtype=np.float64)
+    first = edges[1] - edges[0] if edges.size > 1 else abs(stream.scale) or 1.0
+    last = edges[-1] - edges[-2] if edges.size > 1 else abs(stream.scale) or 1.0
+    lows = [one.low for one in several if math.isfinite(one.low)]
+    highs = [one.high for one in several if math.isfinite(one.high)]
+    low = max(min(lows, default=edges[0] - first), edges[0] - _OPEN_BIN_WIDTHS * first)
+    high = min(max(highs, default=edges[-1] + last), edges[-1] + _OPEN_BIN_WIDTHS * last)
+    return np.concatenate(([min(low, edges[0] - first / 2)], edges, [max(high, edges[-1] + last / 2)]))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two distributions in a chart."""
+
+    summary: StreamSummary
+    name: str
+    colour: str
+    fill: str
+
+    @property
+    def legend(self) -> str:
+        return f"{self.name} ({self.summary.n:,} values)"
+
+
+def distribution(
+    schema: Schema,
+    index: int,
+    baseline: Window,
+    now: Window | None,
+    *,
+    theme: str,
+    now_name: str = "now",
+    height: int = 280,
+) -> Figure:
+    """Baseline as grey area, now as a line over it (numbers), or bars side by side (categories).
+
+    Args:
+        schema: Of both windows.
+        index: Which stream.
+        baseline: The reference.
+        now: What to compare with it, or None if nothing has come yet.
+        theme: light or dark.
+        now_name: Name of `now` in the legend.
+        height: Pixels.
+    """
+    stream, palette = schema.streams[index], PALETTES[theme]
+    sides = [
+        _Side(baseline.summary(schema, index), "baseline", palette.baseline, palette.baseline_fill),
+    ]
+    if now is not None and now.finite()[index]:
+        sides.append(_Side(now.summary(schema, index), label(now_name), palette.now, palette.now_fill))
+    if not any(side.summary.n for side in sides):
+        return nothing(theme, "no values yet: every row was missing", height=height)
+    if stream.kind is StreamKind.NUMERIC and not stream.edges:
+        return nothing(theme, "this stream has a single bin", height=height)
+    drawn = figure(theme, height=height, legend=True)
+    if stream.kind is StreamKind.CATEGORICAL:
+        _categories(drawn, stream, sides)
+    elif stream.kind is StreamKind.CODES:
+        _codes(drawn, stream, sides)
+    else:
+        _numbers(drawn, stream, sides)
+    return drawn
+
+
+def _cut_off(drawn: Figure, densities: Sequence[Floats]) -> None:
+    """End the axis below a spike that would flatten everything else."""
+    ordered = np.sort(np.concatenate(densities))[::-1]
+    ordered = ordered[ordered > 0]
+    # Both curves may share the spike, so the third largest is the first ordinary one.
+    if ordered.size > 3 and ordered[0] > _SPIKE * ordered[2]:
+        drawn.update_yaxes(range=[0, float(ordered[2] * 1.5)])
+
+
+def _outline(edges: Floats, density: Floats) -> tuple[list[float], list[float]]:
+    """A step curve from the axis up, over every bin, and back down."""
+    x = [float(edges[0])]
+    y = [0.0]
+    for left, right, value in zip(edges[:-1], edges[1:], density, strict=True):
+        x += [float(left), float(right)]
+        y += [float(value), float(value)]
+    return [*x, float(edges[-1])], [*y, 0.0]
+
+
+def _numbers(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
+    edges = drawn_edges(stream, [side.summary for side in sides])
+    widths = np.diff(edges)
+    unit = f" {label(stream.unit)}" if stream.unit else ""
+    shares = [[f"{side.name} {percent(float(share))}" for share in side.summary.share] for side in sides]
+    drawn.add_trace(
+        go.Bar(
+            x=(edges[:-1] + widths / 2).tolist(),
+            y=(sides[0].summary.share / widths).tolist(),
+            width=widths.tolist(),
+            name=sides[0].legend,
+            marker={"color": sides[0].fill, "line": {"width": 0}},
+            customdata=[
+                [bin_name(stream, position) + unit, ", ".join(texts)]
+                for position, texts in enumerate(zip(*shares, strict=True))
+            ],
+            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+        )
+    )
+    for side in sides[1:]:
+        _area(drawn, side, edges, side.summary.share / widths)
+    drawn.update_layout(bargap=0, barmode="overlay")
+    drawn.update_xaxes(title_text=label(f"{stream.name}, {stream.unit}" if stream.unit else stream.name, 60))
+    drawn.update_yaxes(title_text="density", rangemode="tozero", showticklabels=False)
+    _cut_off(drawn, [side.summary.share / widths for side in sides])
+
+
+def _area(drawn: Figure, side: _Side, edges: Floats, density: Floats) -> None:
+    x, y = _outline(edges, density)
+    drawn.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            fill="tozeroy",
+            name=side.legend,
+            line={"color": side.colour, "width": 1.8},
+            fillcolor=side.fill,
+            hoverinfo="skip",
+        )
+    )
+
+
+def bin_name(stream: Stream, position: int) -> str:
+    """What a bin holds, in words."""
+    edges = stream.edges
+    if position == 0:
+        return f"below {number(edges[0])}"
+    if position == len(edges):
+        return f"{number(edges[-1])} and above"
+    return f"{number(edges[position - 1])} to {number(edges[position])}"
+
+
+def category_names(stream: Stream) -> list[str]:
+    """Display name of every bin of a categorical stream; the overflow bin comes last."""
+    return [*(stream.bin_label(position) for position in range(len(stream.categories))), "never seen before"]
+
+
+def category_order(stream: Stream) -> list[int]:
+    """Bins by category, 0 1 2 ..., the overflow bin last; the schema has the most frequent first."""
+    by_value = sorted(range(len(stream.categories)), key=lambda position: stream.categories[position])
+    return [*by_value, len(stream.categories)]
+
+
+def _categories(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
+    names = category_names(stream)
+    largest = np.max([side.summary.share for side in sides], axis=0)
+    kept = category_order(stream)
+    # An overflow bin that nobody used is no news.
+    if largest[-1] == 0:
+        kept.pop()
+    rest: list[int] = []
+    if len(kept) > MAX_CATEGORIES:
+        order = sorted(kept, key=lambda position: -largest[position])
+        rest = order[MAX_CATEGORIES:]
+        kept = [position for position in kept if position not in rest]
+    shown = [label(names[position], 24) for position in kept] + ([f"{len(rest)} others"] if rest else [])
+    for side in sides:
+        values = [float(side.summary.share[position]) for position in kept]
+        if rest:
+            values.append(float(side.summary.share[rest].sum()))
+        drawn.add_trace(
+            go.Bar(
+                x=list(range(len(shown))),
+                y=values,
+                name=side.legend,
+                marker={"color": side.colour, "line": {"width": 0}},
+                customdata=[
+                    [text, f"{side.name} {percent(value)}"] for text, value in zip(shown, values, strict=True)
+                ],
+                hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+            )
+        )
+    drawn.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
+    drawn.update_xaxes(
+        tickmode="array", tickvals=list(range(len(shown))), ticktext=shown, title_text=label(stream.name, 60)
+    )
+    drawn.update_yaxes(title_text="share of rows", tickformat=".0%", rangemode="tozero")
+
+
+def _codes(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
+    edges = stream.lowest_code - 0.5 + np.arange(stream.n_bins + 1, dtype=np.float64)
+    for side in sides:
+        _area(drawn, side, edges, side.summary.share)
+    drawn.update_xaxes(title_text=label(f"{stream.name}, code", 60))
+    drawn.update_yaxes(title_text="share of values", tickformat=".1%", rangemode="tozero")
+    _cut_off(drawn, [side.summary.share for side in sides])

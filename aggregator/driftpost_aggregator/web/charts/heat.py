@@ -1,0 +1,173 @@
+"""Heat maps: rows of things by time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.graph_objects import Figure
+
+from driftpost_aggregator.web.charts.theme import PALETTES, figure, label, nothing, scale, when
+
+# Cell columns: about one for every ten pixels of a wide page.
+COLUMNS = 96
+_ROW_HEIGHT = 19
+_FRAME_HEIGHT = 62
+# Value of a cell whose alarm stands: just above the end of the scale of evidence, 0 to 100 %.
+ALARM = 112.0
+
+Grid = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a heat map.
+
+    Attributes:
+        name: Shown at its left.
+        link: Where a click leads, or "".
+    """
+
+    name: str
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Equal cells of time.
+
+    Attributes:
+        from_ms: Unix time where the first cell starts.
+        cell_ms: Length of a cell.
+        cells: How many.
+    """
+
+    from_ms: int
+    cell_ms: int
+    cells: int
+
+    @classmethod
+    def over(cls, from_ms: int, to_ms: int, shortest_cell_ms: float, cells: int = COLUMNS) -> Axis:
+        """At most `cells` cells over a span, none shorter than `shortest_cell_ms`."""
+        span = max(1, to_ms - from_ms)
+        cell_ms = max(1, round(shortest_cell_ms), -(-span // cells))
+        return cls(from_ms, cell_ms, -(-span // cell_ms))
+
+    def cell(self, ms: int) -> int:
+        """Index of the cell that holds a time; outside 0..cells-1 if none does."""
+        return (ms - self.from_ms) // self.cell_ms
+
+    def covered(self, from_ms: int, to_ms: int) -> slice:
+        """The cells that a stretch of time touches, none if it lies outside."""
+        first, last = self.cell(from_ms), self.cell(to_ms)
+        return slice(max(0, first), max(0, min(self.cells, last + 1)))
+
+    def starts(self) -> list[str]:
+        """Where cells start, and where the last one ends, for a date axis."""
+        return [when(self.from_ms + position * self.cell_ms) for position in range(self.cells + 1)]
+
+
+def _drawn(theme: str, rows: Sequence[Row], axis: Axis, trace: go.Heatmap) -> Figure:
+    drawn = figure(theme, [trace], height=_FRAME_HEIGHT + _ROW_HEIGHT * len(rows))
+    drawn.update_layout(
+        margin={"l": 8, "r": 8, "t": 4, "b": 30},
+        meta={"links": [row.link for row in rows]},
+        hovermode="closest",
+    )
+    drawn.update_xaxes(type="date", showgrid=False, range=[axis.starts()[0], axis.starts()[-1]])
+    drawn.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(rows))),
+        ticktext=[label(row.name, 28) for row in rows],
+        autorange="reversed",
+        showgrid=False,
+        zeroline=False,
+    )
+    return drawn
+
+
+def _cells(values: Grid) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in values]
+
+
+def evidence_map(theme: str, rows: Sequence[Row], axis: Axis, values: Grid) -> Figure:
+    """Evidence of drift, 0 to 100 % of the alarm threshold, and ALARM where an alarm stands.
+
+    Args:
+        theme: light or dark.
+        rows: One for each row of `values`.
+        axis: One cell for each column of `values`.
+        values: float64[rows, cells]; NaN where nothing was received.
+    """
+    if not rows:
+        return nothing(theme, "no devices yet")
+    if np.isnan(values).all():
+        return nothing(theme, "nothing was received in this span")
+    palette = PALETTES[theme]
+    stops = scale(palette.heat[:-1])
+    colours = [[float(stop) * 100 / ALARM, colour] for stop, colour in stops]
+    colours += [[101 / ALARM, palette.heat[-1]], [1.0, palette.heat[-1]]]
+    texts = [
+        [
+            "" if np.isnan(value) else "in alarm" if value > 100 else f"{value:.0f} % of the alarm threshold"
+            for value in row
+        ]
+        for row in values
+    ]
+    trace = go.Heatmap(
+        z=_cells(values),
+        x=axis.starts(),
+        y=list(range(len(rows))),
+        zmin=0,
+        zmax=ALARM,
+        colorscale=colours,
+        xgap=1,
+        ygap=1,
+        showscale=False,
+        hoverongaps=False,
+        text=texts,
+        customdata=[[label(row.name, 60)] * axis.cells for row in rows],
+        hovertemplate="%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}<extra></extra>",
+    )
+    return _drawn(theme, rows, axis, trace)
+
+
+# Effects from this on are drawn in the strongest colour, reference standard deviations.
+_STRONG_EFFECT = 1.0
+
+
+def effect_map(
+    theme: str, rows: Sequence[Row], axis: Axis, values: Grid, streams: Sequence[Sequence[str]]
+) -> Figure:
+    """Largest change of any stream, in reference standard deviations.
+
+    Args:
+        theme: light or dark.
+        rows: One for each row of `values`.
+        axis: One cell for each column of `values`.
+        values: float64[rows, cells], not negative; NaN where nothing was received.
+        streams: For each cell the stream that changed most.
+    """
+    if not rows or np.isnan(values).all():
+        return nothing(theme, "nothing was received in this span")
+    palette = PALETTES[theme]
+    trace = go.Heatmap(
+        z=_cells(values),
+        x=axis.starts(),
+        y=list(range(len(rows))),
+        zmin=0,
+        zmax=_STRONG_EFFECT,
+        colorscale=scale(palette.heat),
+        xgap=1,
+        ygap=1,
+        showscale=False,
+        hoverongaps=False,
+        text=[[label(name, 60) for name in row] for row in streams],
+        customdata=[[label(row.name, 60)] * axis.cells for row in rows],
+        hovertemplate=(
+            "%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}: %{z:.2f} reference sd<extra></extra>"
+        ),
+    )
+    return _drawn(theme, rows, axis, trace)

@@ -1,0 +1,128 @@
+"""How far merged windows are from their baseline: one number each, computed once."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, select
+
+from driftpost_aggregator.store import tables
+from driftpost_aggregator.web.models import Model
+from driftpost_aggregator.web.queries.series import MAX_POINTS, bucket_lengths, fitting_length
+from driftpost_sketches.drift.effect import Effect, effect_sizes
+from driftpost_sketches.schema import StreamKind
+from driftpost_sketches.window import Window
+
+# Numbers remembered; about 200 bytes each.
+_MAX_REMEMBERED = 50_000
+# A change counts beyond this many of its standard errors: with 40 streams one in a thousand cells lights up
+# by chance.
+STANDARD_ERRORS = 3.5
+
+_rollup = tables.rollups.c
+
+
+@dataclass(frozen=True)
+class Change:
+    """The largest change in one merged window.
+
+    Attributes:
+        start_ms: Unix time of its start.
+        bucket_s: Its length, seconds.
+        size: Reference standard deviations beyond what chance does, not negative.
+        stream: Which stream changed most; "" if none beyond chance.
+    """
+
+    start_ms: int
+    bucket_s: int
+    size: float
+    stream: str
+
+
+def beyond_chance(model: Model, effect: Effect, index: int, window: Window) -> float:
+    """Size of one stream's change in reference standard deviations, less what chance does at this many rows.
+
+    Numbers are judged by their mean, everything else by the square root of its population stability index:
+    for a shifted normal both say the same.
+    """
+    stream = model.schema.streams[index]
+    rows = float(window.finite()[index]) / max(1.0, model.tau.get(stream.name, 1.0))
+    if rows < 1:
+        return 0.0
+    if stream.kind is StreamKind.NUMERIC:
+        size = abs(effect.sd_shift) - STANDARD_ERRORS / math.sqrt(rows)
+    else:
+        noise = stream.n_bins / rows * (1 + STANDARD_ERRORS * math.sqrt(2.0 / stream.n_bins))
+        size = math.sqrt(max(0.0, effect.psi - noise))
+    return max(0.0, size) if math.isfinite(size) else 0.0
+
+
+def largest_change(model: Model, window: Window) -> tuple[float, str]:
+    """Size and stream of the largest change of any tracked stream."""
+    best, name = 0.0, ""
+    for index, effect in enumerate(effect_sizes(model.schema, model.baseline, window)):
+        if model.schema.streams[index].tracked:
+            size = beyond_chance(model, effect, index, window)
+            if size > best:
+                best, name = size, effect.stream
+    return best, name
+
+
+class Changes:
+    """Largest changes of merged windows, each computed once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str, str, int, int, int], tuple[float, str]] = OrderedDict()
+
+    def over(
+        self, connection: Connection, model: Model, scope: str, scope_key: str, *, from_ms: int, to_ms: int
+    ) -> list[Change]:
+        """The course of one scope under one bundle, oldest first."""
+        length = fitting_length(
+            bucket_lengths(connection, scope, scope_key, model.bundle), max(1.0, (to_ms - from_ms) / 1000)
+        )
+        if length is None:
+            return []
+        here = and_(
+            _rollup.scope == scope,
+            _rollup.scope_key == scope_key,
+            _rollup.bundle == model.bundle,
+            _rollup.bucket_s == length,
+        )
+        heads = connection.execute(
+            select(_rollup.bucket_start_ms, _rollup.updated_ms)
+            .where(here, _rollup.bucket_start_ms > from_ms - length * 1000, _rollup.bucket_start_ms <= to_ms)
+            .order_by(_rollup.bucket_start_ms.desc())
+            .limit(MAX_POINTS)
+        ).all()[::-1]
+        keys = {
+            start: (scope, scope_key, model.bundle, length, int(start), int(updated))
+            for start, updated in heads
+        }
+        with self._lock:
+            found = {start: self._known.get(key) for start, key in keys.items()}
+        unknown = [start for start, change in found.items() if change is None]
+        if unknown:
+            rows = connection.execute(
+                select(_rollup.bucket_start_ms, _rollup.window).where(
+                    here, _rollup.bucket_start_ms.in_(unknown)
+                )
+            )
+            for start, window in rows:
+                found[start] = largest_change(model, Window.from_bytes(bytes(window)))
+            with self._lock:
+                for start in unknown:
+                    change = found[start]
+                    if change is not None:
+                        self._known[keys[start]] = change
+                while len(self._known) > _MAX_REMEMBERED:
+                    self._known.popitem(last=False)
+        return [
+            Change(int(start), length, change[0], change[1])
+            for start, change in found.items()
+            if change is not None
+        ]

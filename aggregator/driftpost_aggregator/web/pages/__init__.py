@@ -1,0 +1,1 @@
+"""The pages: each handler reads the database once and renders one template."""

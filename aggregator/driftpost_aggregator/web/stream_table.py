@@ -1,0 +1,120 @@
+"""Streams of a model, then and now, in words: what tables on several pages show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from driftpost_aggregator.web.charts.distribution import category_names
+from driftpost_aggregator.web.effects import beyond_chance
+from driftpost_aggregator.web.maps import stream_address
+from driftpost_aggregator.web.models import Model
+from driftpost_aggregator.web.queries.incidents import Contribution
+from driftpost_aggregator.web.queries.series import merged
+from driftpost_aggregator.web.words import DASH, number, percent, signed
+from driftpost_sketches.drift.effect import Effect, effect_of
+from driftpost_sketches.schema import Stream, StreamKind
+from driftpost_sketches.window import StreamSummary, Window
+
+# "Now" is the newest merged windows, this many: recent, yet enough rows to judge by.
+NOW_BUCKETS = 12
+
+
+@dataclass(frozen=True)
+class StreamLine:
+    """One stream in a table.
+
+    Attributes:
+        name, role, unit, tracked: Of the stream.
+        then, now: Where it was and is, in words.
+        change: In words, in its unit and in reference standard deviations.
+        size: Of the change beyond chance, reference standard deviations; what tables sort by.
+        missing: Share of rows without a value now.
+        rows: Values now.
+        link: Page of the stream, from the same scope.
+    """
+
+    name: str
+    role: str
+    unit: str
+    tracked: bool
+    then: str
+    now: str
+    change: str
+    size: float
+    missing: float
+    rows: int
+    link: str
+
+
+def stream_table(model: Model, windows: Sequence[Window], scope: str, key: str) -> list[StreamLine]:
+    """All streams of a model, the most changed first.
+
+    Args:
+        model: Whose streams.
+        windows: What "now" is made of.
+        scope: fleet, cohort or device, for the links.
+        key: Which one.
+    """
+    now = merged(windows)
+    if now is None:
+        now = Window.empty(model.schema)
+    lines = []
+    for index, stream in enumerate(model.schema.streams):
+        effect = effect_of(model.schema, model.baseline, now, index)
+        then_summary, now_summary = (
+            model.baseline.summary(model.schema, index),
+            now.summary(model.schema, index),
+        )
+        total = now_summary.n + now_summary.missing + now_summary.nonfinite
+        lines.append(
+            StreamLine(
+                name=stream.name,
+                role=stream.role.value,
+                unit=stream.unit,
+                tracked=stream.tracked,
+                then=_where(stream, then_summary),
+                now=_where(stream, now_summary),
+                change=change_words(stream, effect) if now_summary.n else DASH,
+                size=beyond_chance(model, effect, index, now),
+                missing=(total - now_summary.n) / total if total else 0.0,
+                rows=now_summary.n,
+                link=stream_address(model.bundle, stream.name, scope, key),
+            )
+        )
+    return sorted(lines, key=lambda line: (-line.size, not line.tracked))
+
+
+def _where(stream: Stream, summary: StreamSummary) -> str:
+    if not summary.n:
+        return DASH
+    if stream.kind is StreamKind.CATEGORICAL:
+        top = int(summary.share.argmax())
+        return f"{category_names(stream)[top]} {percent(float(summary.share[top]))}"
+    unit = f" {stream.unit}" if stream.unit else ""
+    return f"{number(summary.mean)} ± {number(summary.std, 2)}{unit}"
+
+
+def change_words(stream: Stream, effect: Effect) -> str:
+    """A change as a person says it: ``+3.1 °C (+0.8 sd)``, ``digit 7 +12 %``."""
+    if stream.kind is StreamKind.NUMERIC:
+        unit = f" {stream.unit}" if stream.unit else ""
+        shift = f"{signed(effect.natural_shift)}{unit} ({signed(effect.sd_shift)} sd)"
+        ratio = effect.std_ratio
+        return shift if 0.8 < ratio < 1.25 else f"{shift}, spread {number(ratio, 2)} times"
+    if stream.kind is StreamKind.CATEGORICAL:
+        name = category_names(stream)[effect.largest_bin]
+    else:
+        name = f"code {effect.largest_bin + stream.lowest_code}"
+    return f"{name} {signed(100 * effect.share_change)} % of rows"
+
+
+def contribution_words(model: Model | None, part: Contribution) -> str:
+    """An incident's stream's effect as a person says it."""
+    stream = None
+    if model is not None:
+        stream = next((one for one in model.schema.streams if one.name == part.stream), None)
+    if stream is not None and stream.kind is not StreamKind.NUMERIC:
+        return f"{signed(100 * part.effect)} % of rows"
+    sd = f"{signed(part.effect)} sd"
+    return f"{signed(part.effect_natural)} {part.unit} ({sd})" if part.unit else sd
