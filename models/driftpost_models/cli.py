@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,7 +199,7 @@ class _Bars:
             self._finish()
             self._step, self._done = step, 0
             bar = self._stack.enter_context(
-                click.progressbar(length=total, label=f"{step:<22}", file=click.get_text_stream("stderr"))
+                click.progressbar(length=total, label=f"{step:<22}", file=sys.stderr)
             )
             self._advance = bar.update
         if self._advance is not None:

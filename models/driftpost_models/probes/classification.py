@@ -112,6 +112,8 @@ class Classification(Probe):
             entropy = -np.sum(
                 np.where(shares > 0, shares * np.log2(np.where(shares > 0, shares, 1.0)), 0.0), axis=1
             )
+        # Rounding may leave a hair below zero.
+        entropy = np.maximum(entropy, 0.0) + 0.0
         measured = np.stack([best.astype(np.float64), confidence, margin, entropy], axis=1)
         measured[~np.isfinite(probabilities).all(axis=1)] = np.nan
         return measured
