@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from sqlalchemy import Connection, select, tuple_, update
 
@@ -17,7 +17,7 @@ CATCH_UP = 500
 _NAMES_PER_QUERY = 2_000
 
 
-def attributes_of(connection: Connection, names: Iterable[str]) -> Mapping[str, dict[str, str]]:
+def attributes_of(connection: Connection, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Key to value of each of these devices."""
     wanted = sorted(names)
     result: dict[str, dict[str, str]] = {name: {} for name in wanted}
@@ -31,7 +31,7 @@ def attributes_of(connection: Connection, names: Iterable[str]) -> Mapping[str, 
 
 
 def catch_up(connection: Connection, registry: Registry, bundle: str, *, bucket_s: int, now_ms: int) -> int:
-    """Merge the stored windows that waited for this bundle; those that do not fit its description stay unmerged.
+    """Merge the stored windows that waited for this bundle; those that do not fit it stay unmerged.
 
     Returns:
         Windows merged.

@@ -273,7 +273,7 @@ def find_causes(findings: Sequence[Finding], around: Surroundings) -> list[Cause
 
 
 def _explained(findings: Sequence[Finding], around: Surroundings, kind: Kind | None) -> list[Cause]:
-    """Causes of findings that are alike: what a cohort or the fleet explains, and one for each other device."""
+    """Causes of findings that are alike: what a cohort or the fleet explains, and one for each other."""
     scores: dict[str, float] = {}
     for finding in findings:
         scores[finding.device] = max(scores.get(finding.device, 0.0), finding.weight)

@@ -1,0 +1,159 @@
+"""One round of triage over the whole database: look, decide, write down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection, Engine, select
+
+from driftpost_aggregator import evidence
+from driftpost_aggregator.bookkeeping import apply
+from driftpost_aggregator.causes import Cause, Kind, find_causes
+from driftpost_aggregator.hidden_drift import hidden_causes
+from driftpost_aggregator.merged_watch import MergedWatch, Standing, standing_alarms
+from driftpost_aggregator.registry import KnownBundle, Registry
+from driftpost_aggregator.store.database import reading, writing
+from driftpost_aggregator.store.tables import bundles, devices, incident_devices, incidents
+from driftpost_aggregator.triage import Incident, plan
+from driftpost_sketches.drift.budget import Budget
+
+# The settling time where no bundle says how long a window is, seconds: findings about devices themselves.
+DEVICE_WINDOW_S = 60.0
+
+
+class Triage:
+    """Keeps the incidents in step with the evidence; for one thread.
+
+    Args:
+        engine: the database, migrated.
+        budget: false alarms that the tests on merged windows may raise.
+        bucket_s: length of a rollup's bucket, seconds.
+        settle_windows: see `triage.settle_windows`.
+        reopen_s: see `triage.reopen_s`.
+        now_ms: our clock, Unix ms.
+        new_id: makes ids for new incidents.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        budget: Budget,
+        bucket_s: int,
+        settle_windows: float,
+        reopen_s: float,
+        now_ms: Callable[[], int],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._engine = engine
+        self._budget = budget
+        self._bucket_s = bucket_s
+        self._settle_windows = settle_windows
+        self._reopen_ms = int(reopen_s * 1000)
+        self._now_ms = now_ms
+        self._new_id = new_id
+        self._registry = Registry()
+        self._watches: dict[str, MergedWatch] = {}
+
+    def round(self) -> None:
+        """Step the watches over what has closed, then bring every bundle's incidents up to date."""
+        with reading(self._engine) as connection:
+            in_use = set(connection.execute(select(devices.c.bundle).distinct()).scalars())
+            known = [
+                found
+                for name in connection.execute(select(bundles.c.bundle)).scalars().all()
+                if name in in_use and (found := self._registry.find(connection, name)) is not None
+            ]
+        for one in known:
+            self._watch(one)
+        with reading(self._engine) as connection:
+            names = set(evidence.bundles_with_evidence(connection))
+            names |= {one.bundle for one in known if standing_alarms(connection, one.bundle)}
+        for name in sorted(names):
+            self._triage(name)
+
+    def _watch(self, known: KnownBundle) -> None:
+        watch = self._watches.setdefault(known.bundle, MergedWatch(known, self._budget, self._bucket_s))
+        # One bucket a transaction would starve the ingest of its lock less, but repeat the fleet's queries:
+        # a call takes a bounded number of them.
+        with writing(self._engine) as connection:
+            watch.step(connection, self._now_ms())
+
+    def _triage(self, bundle: str) -> None:
+        now_ms = self._now_ms()
+        with writing(self._engine) as connection:
+            known = self._registry.find(connection, bundle) if bundle else None
+            standing = evidence.standing_findings(connection, bundle)
+            around = evidence.surroundings(connection, bundle, known, standing, now_ms)
+            causes = find_causes(standing, around)
+            alarms = standing_alarms(connection, bundle) if known is not None else []
+            if known is not None and alarms:
+                explained = frozenset(device for cause in causes for device in cause.affected)
+                hidden = hidden_causes(connection, known, alarms, around, explained, bucket_s=self._bucket_s)
+                causes += [one for one in hidden if not _told(one, causes)]
+            window_s = known.window_s if known is not None else DEVICE_WINDOW_S
+            changes = plan(
+                causes,
+                self._incidents(connection, bundle, around.attributes, now_ms, alarms),
+                now_ms=now_ms,
+                settle_ms=int(self._settle_windows * window_s * 1000),
+                reopen_ms=self._reopen_ms,
+            )
+            apply(connection, bundle, changes, now_ms=now_ms, new_id=self._new_id)
+
+    def _incidents(
+        self,
+        connection: Connection,
+        bundle: str,
+        attributes: Mapping[str, Mapping[str, str]],
+        now_ms: int,
+        alarms: list[Standing],
+    ) -> list[Incident]:
+        """The bundle's active incidents, and those resolved recently enough to be reopened."""
+        query = select(incidents).where(
+            incidents.c.bundle == bundle,
+            incidents.c.state.in_(("open", "acknowledged", "muted"))
+            | ((incidents.c.state == "resolved") & (incidents.c.resolved_ms >= now_ms - self._reopen_ms)),
+        )
+        rows = connection.execute(query).all()
+        held: dict[str, set[str]] = {row.incident: set() for row in rows}
+        for part in connection.execute(
+            select(incident_devices.c.incident, incident_devices.c.device).where(
+                incident_devices.c.incident.in_(held), incident_devices.c.cleared_ms.is_(None)
+            )
+        ):
+            held[part.incident].add(part.device)
+        watched = {(alarm.scope, alarm.scope_key) for alarm in alarms}
+        return [
+            Incident(
+                incident=row.incident,
+                kind=Kind(row.kind),
+                scope=row.scope,
+                scope_key=row.scope_key,
+                state=row.state,
+                members=_members(row.scope, row.attributes, attributes, held[row.incident]),
+                standing=frozenset(held[row.incident]),
+                opened_ms=row.opened_ms,
+                resolved_ms=row.resolved_ms,
+                muted_until_ms=row.muted_until_ms,
+                watched=(row.scope, row.scope_key) in watched,
+            )
+            for row in rows
+        ]
+
+
+def _told(hidden: Cause, causes: list[Cause]) -> bool:
+    """Whether devices' own findings already tell of the same scope."""
+    return any((one.scope, one.scope_key) == (hidden.scope, hidden.scope_key) for one in causes)
+
+
+def _members(
+    scope: str, pairs: list[list[str]], attributes: Mapping[str, Mapping[str, str]], held: set[str]
+) -> frozenset[str]:
+    if scope == "fleet":
+        return frozenset(attributes)
+    if scope == "device":
+        return frozenset(held)
+    return frozenset(
+        device for device, own in attributes.items() if all(own.get(key) == value for key, value in pairs)
+    )

@@ -1,0 +1,90 @@
+"""Causes in words: the one sentence and the title that a person reads first. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+
+from driftpost_aggregator.causes import Cause, Kind, StreamEvidence
+
+# Streams named in a sentence; the page lists them all.
+_NAMED = 2
+# A shift below this many reference sd is not what a person would see first; its spread may be.
+_VISIBLE = 0.05
+
+_KIND_WORDS = {
+    Kind.COVARIATE_SHIFT: "inputs drifted",
+    Kind.OUTPUT_SHIFT: "outputs drifted while inputs did not",
+    Kind.SENSOR_FAULT: "sensor fault",
+    Kind.DATA_QUALITY: "data broken",
+    Kind.MODEL_FAULT: "model fault",
+    Kind.DEVICE_FAULT: "device fault",
+}
+_DETAIL_WORDS = {
+    "stuck": "repeats one value",
+    "frozen": "repeats one picture or row",
+    "saturated": "is piled up at an end of its range",
+    "quantized": "moves in coarser steps than before",
+    "noisy": "is noisier than its reference",
+    "missing": "is missing",
+    "new_category": "has categories never seen before",
+    "category_share": "has other shares of its categories",
+}
+
+
+def stream_words(part: StreamEvidence, detail: str) -> str:
+    """One stream's change: `brightness 3.2 sd lower (-31 level)`."""
+    if detail in ("stuck", "frozen", "missing"):
+        return f"{part.stream} {_DETAIL_WORDS[detail]}"
+    if detail in ("new_category", "category_share"):
+        return f"{part.stream} {_DETAIL_WORDS[detail]} ({part.effect:+.0%} of rows)"
+    ratio = max(part.spread, 1e-9)
+    if abs(part.effect) >= max(_VISIBLE, abs(math.log(ratio))):
+        side = "higher" if part.effect > 0 else "lower"
+        natural = f" ({part.effect_natural:+.3g} {part.unit})" if part.unit else ""
+        words = f"{part.stream} {abs(part.effect):.1f} sd {side}{natural}"
+    elif abs(math.log(ratio)) >= _VISIBLE:
+        words = f"{part.stream} spreads {ratio:.2g} times as much"
+    else:
+        words = f"{part.stream} changed its shape"
+    if detail in ("saturated", "quantized", "noisy"):
+        return f"{words}, {_DETAIL_WORDS[detail]}"
+    return words
+
+
+def place_words(cause: Cause) -> str:
+    """Where: `camera=B`, `device meter-07`, `the whole fleet`."""
+    if cause.scope == "fleet":
+        return "the whole fleet"
+    return f"device {cause.scope_key}" if cause.scope == "device" else cause.scope_key
+
+
+def _changes(cause: Cause, named: int) -> str:
+    if not cause.streams:
+        return cause.text or cause.detail
+    return ", ".join(stream_words(part, cause.detail) for part in cause.streams[:named])
+
+
+def title(cause: Cause) -> str:
+    """A line for lists: `camera=B: inputs drifted, brightness 3.2 sd lower`."""
+    return f"{place_words(cause)}: {_KIND_WORDS[cause.kind]}, {_changes(cause, 1)}"
+
+
+def sentence(cause: Cause, now_ms: int) -> str:
+    """The cause: `camera=B: 4 of 4 devices; brightness 3.2 sd lower, since 14:02 UTC; no other ...`."""
+    parts = [_changes(cause, _NAMED) + f", since {since(cause.onset_ms, now_ms)}"]
+    if cause.scope != "device":
+        parts.insert(0, f"{len(cause.affected)} of {len(cause.members)} devices")
+    if cause.scope != "fleet":
+        others = "no other device affected"
+        if cause.elsewhere:
+            others = f"{cause.elsewhere} other device{'s' if cause.elsewhere > 1 else ''} affected"
+        parts.append(others)
+    return f"{place_words(cause)}: " + "; ".join(parts)
+
+
+def since(at_ms: int, now_ms: int) -> str:
+    """A moment as people say it: the time today, with the date before."""
+    moment = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
+    today = datetime.fromtimestamp(now_ms / 1000, timezone.utc).date()
+    return moment.strftime("%H:%M UTC" if moment.date() == today else "%Y-%m-%d %H:%M UTC")
