@@ -29,8 +29,9 @@ class DeviceBook:
 
     Attributes:
         recorded: Rows of all windows that it ever closed.
-        pending: Messages that wait for an acknowledgement.
-        quarantined: Messages that were refused.
+        pending: Rows that wait for an acknowledgement; while the agent runs, also rows whose acknowledgement
+            it has not written down yet.
+        quarantined: Rows that were refused.
         lost: Rows that it knows to have lost in a crash.
     """
 
@@ -43,11 +44,11 @@ class DeviceBook:
 def device_book(store: Path) -> DeviceBook:
     """Read an agent's store."""
     with _reading(store) as connection:
-        recorded, lost = connection.execute(
-            "select coalesce(sum(recorded_rows), 0), coalesce(sum(lost_rows_at_start), 0) from ledger"
+        totals = connection.execute(
+            "select total(recorded_rows), total(pending_rows), total(quarantined_rows),"
+            " total(lost_rows_at_start) from ledger"
         ).fetchone()
-        states = dict(connection.execute("select state, count(*) from messages group by state").fetchall())
-    return DeviceBook(recorded, states.get("pending", 0), states.get("quarantined", 0), lost)
+    return DeviceBook(*(int(one) for one in totals))
 
 
 @dataclass(frozen=True)

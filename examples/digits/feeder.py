@@ -83,6 +83,18 @@ class Feeder:
         return self._failure
 
     @property
+    def phase(self) -> str:
+        """What frames are counted to now."""
+        with self._lock:
+            return self._phase
+
+    @property
+    def effect(self) -> Effect:
+        """What its camera suffers from now."""
+        with self._lock:
+            return self._effect
+
+    @property
     def tallies(self) -> dict[str, Tally]:
         """Score by phase."""
         with self._lock:

@@ -107,7 +107,7 @@ class Child:
 
 
 class Processes:
-    """All children; leaving the context ends them, newest first."""
+    """All children of the demo."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -119,6 +119,10 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all that still run."""
         self.stop(self._children)
 
     def start(self, name: str, command: Sequence[str]) -> Child:

@@ -47,6 +47,8 @@ ACCOUNT = Account(
     pending=0,
     quarantined=0,
     sent_bytes=30_000,
+    guard_us=30.0,
+    model_us=90.0,
     seconds=60,
 )
 TALLIES = {

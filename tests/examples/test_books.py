@@ -1,0 +1,185 @@
+"""The books are read from files that the real agent's store and the real aggregator's schema make."""
+
+import sqlite3
+
+import pytest
+from sqlalchemy import insert
+
+from books import DeviceBook, FleetBook, device_book, fleet_books, incidents, requests
+from driftpost_agent.store import Store
+from driftpost_aggregator.store import tables
+from driftpost_aggregator.store.database import migrate, open_engine, writing
+from driftpost_sync.clock import SystemClock
+from driftpost_sync.messages import WindowBody
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "agent.db", clock=SystemClock()) as store:
+        for rows in (40, 41):
+            body = WindowBody("b" * 64, b"s" * 16, 0, 2000, None, None, b"window", b"")
+            store.record_window(body, windows=1, rows=rows)
+        yield store
+
+
+def window(device, seq, rows):
+    return {
+        "device": device,
+        "incarnation": 1 << 32,
+        "seq": seq,
+        "bundle": "b",
+        "schema_id": b"s",
+        "start_ms": 0,
+        "end_ms": 2000,
+        "clock": "device",
+        "received_ms": 2100,
+        "rows": rows,
+        "parts": 1,
+        "window": b"",
+        "evidence": b"",
+        "merged": True,
+    }
+
+
+def rollup(scope, key, rows):
+    return {
+        "scope": scope,
+        "scope_key": key,
+        "bundle": "b",
+        "bucket_s": 2,
+        "bucket_start_ms": 0,
+        "rows": rows,
+        "parts": 2,
+        "devices": 1,
+        "updated_ms": 0,
+        "window": b"",
+    }
+
+
+def incident(name, **changes):
+    return {
+        "incident": name,
+        "bundle": "b",
+        "scope": "cohort",
+        "scope_key": "camera=B",
+        "attributes": [["camera", "B"]],
+        "kind": "covariate_shift",
+        "detail": "shift",
+        "state": "open",
+        "severity": 5.0,
+        "title": "t",
+        "cause": "brightness fell",
+        "onset_ms": 100,
+        "opened_ms": 200,
+        "updated_ms": 300,
+        "affected": 2,
+        "members": 4,
+        "elsewhere": 0,
+        "streams": [],
+        "log_e": 30.0,
+        "reopened": 0,
+        "absorbed_into": None,
+    } | changes
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "fleet.db"
+    engine = open_engine(f"sqlite:///{path}")
+    migrate(engine)
+    with writing(engine) as connection:
+        connection.execute(
+            insert(tables.devices),
+            {
+                "device": "meter-9",
+                "online": True,
+                "first_seen_ms": 0,
+                "last_seen_ms": 0,
+                "windows": 0,
+                "parts": 0,
+                "rows": 0,
+                "quarantined": 0,
+            },
+        )
+        connection.execute(
+            insert(tables.windows),
+            [window("meter-1", 1, 40), window("meter-1", 2, 41), window("meter-2", 1, 7)],
+        )
+        connection.execute(
+            insert(tables.rollups),
+            [rollup("device", "meter-1", 81), rollup("cohort", "camera=B", 88), rollup("fleet", "", 88)],
+        )
+        connection.execute(
+            insert(tables.quarantine),
+            {
+                "received_ms": 0,
+                "device": "meter-2",
+                "topic": "t",
+                "kind": "window",
+                "reason": "r",
+                "size": 1,
+                "body": b"",
+            },
+        )
+        connection.execute(
+            insert(tables.incidents),
+            [incident("i-2", opened_ms=500, state="absorbed", absorbed_into="i-1"), incident("i-1")],
+        )
+        connection.execute(
+            insert(tables.incident_devices),
+            [{"incident": "i-1", "device": name, "onset_ms": 1, "raised_ms": 2} for name in ("m-2", "m-4")],
+        )
+        connection.execute(
+            insert(tables.retrain_requests),
+            {
+                "request": "msg_1",
+                "incident": "i-1",
+                "episode": 0,
+                "bundle": "b",
+                "state": "accepted",
+                "created_ms": 0,
+                "updated_ms": 0,
+                "detail": "",
+                "body": b"{}",
+            },
+        )
+    engine.dispose()
+    return path
+
+
+def test_a_devices_book_is_its_ledger_even_while_the_agent_writes(store):
+    assert device_book(store.path) == DeviceBook(recorded=81, pending=81, quarantined=0, lost=0)
+
+
+def test_acknowledged_rows_are_no_longer_pending(store):
+    with store.outbox_transaction() as outbox:
+        outbox.next_batch(64_000, now=0)
+        outbox.acknowledge(store.incarnation, [(1, 1)])
+        outbox.settle()
+    assert device_book(store.path) == DeviceBook(recorded=81, pending=41, quarantined=0, lost=0)
+
+
+def test_the_fleets_books_count_windows_merged_rows_and_refusals_by_device(database):
+    assert fleet_books(database) == {
+        "meter-1": FleetBook(windows=2, stored=81, merged=81, quarantined=0),
+        "meter-2": FleetBook(windows=1, stored=7, merged=0, quarantined=1),
+        "meter-9": FleetBook(),
+    }
+
+
+def test_incidents_come_in_order_of_opening_with_their_devices(database):
+    first, second = incidents(database)
+    assert (first.id, first.scope, first.scope_key) == ("i-1", "cohort", "camera=B")
+    assert first.devices == {"m-2", "m-4"}
+    assert (first.absorbed_into, second.absorbed_into) == ("", "i-1")
+    assert second.devices == frozenset()
+
+
+def test_requests_come_with_their_state(database):
+    assert requests(database) == {"msg_1": "accepted"}
+
+
+def test_reading_never_makes_a_database(tmp_path):
+    with pytest.raises(sqlite3.OperationalError):
+        device_book(tmp_path / "none.db")
+    assert list(tmp_path.iterdir()) == []
