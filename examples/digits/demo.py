@@ -19,7 +19,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -116,12 +118,16 @@ class Demo:
         self._stop_cameras()
         fed_s = time.monotonic() - started
         self._stretch("cameras stopped: everything fed has to arrive", self._schedule.drain, self._drained)
-        sent = self._watch.sent_bytes()
+        statuses = self._watch.statuses()
         late = [] if keep else self._fleet.stop_agents()
         self._progress.say("measuring what the guard costs")
-        return self._facts(
-            fed_s, sent, [f"{name} did not stop when asked" for name in late], self._overheads()
-        )
+        facts = self._facts()
+        accounts = {
+            name: closed(account, statuses[name], fed_s, running=keep)
+            for name, account in facts.accounts.items()
+        }
+        failures = [f"{name} did not stop when asked" for name in late]
+        return replace(facts, accounts=accounts, failures=failures, overheads=self._overheads())
 
     def linger(self) -> None:
         """Feed on, with whatever is wrong, until the exit event is set."""
@@ -192,12 +198,12 @@ class Demo:
         self._progress.show(snapshot, time.monotonic())
 
     def _found(self) -> bool:
-        return drift_found(self._facts(0.0, {}, [], []))
+        return drift_found(self._facts())
 
     def _drained(self) -> bool:
-        return all(account.exact for account in self._accounts(0.0, {}).values())
+        return all(account.arrived for account in self._accounts().values())
 
-    def _accounts(self, fed_s: float, sent: dict[str, int]) -> dict[str, Account]:
+    def _accounts(self) -> dict[str, Account]:
         fleet = books.fleet_books(self._layout.database)
         accounts = {}
         for device, feeder in zip(DEVICES, self._feeders, strict=True):
@@ -213,14 +219,10 @@ class Demo:
                 windows=there.windows,
                 pending=here.pending,
                 quarantined=here.quarantined + there.quarantined,
-                sent_bytes=sent.get(device.name, 0),
-                seconds=fed_s,
             )
         return accounts
 
-    def _facts(
-        self, fed_s: float, sent: dict[str, int], failures: list[str], overheads: list[Overhead]
-    ) -> Facts:
+    def _facts(self) -> Facts:
         return Facts(
             drift=self._drift,
             drift_ms=self._drift_ms,
@@ -228,9 +230,7 @@ class Demo:
             deliveries=read_log(self._layout.received),
             requests=books.requests(self._layout.database),
             tallies={feeder.device: feeder.tallies for feeder in self._feeders},
-            accounts=self._accounts(fed_s, sent),
-            failures=failures,
-            overheads=overheads,
+            accounts=self._accounts(),
         )
 
     def _overheads(self) -> list[Overhead]:
@@ -238,6 +238,26 @@ class Demo:
             measure(runtime, self._layout.bundle(runtime), self._layout.root / f"overhead-{runtime}.db")
             for runtime in ("onnx", "tflite")
         ]
+
+
+def closed(account: Account, status: dict[str, Any], fed_s: float, *, running: bool) -> Account:
+    """An account with what the agent said of itself at the end.
+
+    Args:
+        account: From the books.
+        status: The agent's last status document.
+        fed_s: How long it was fed, seconds.
+        running: Whether the agent still runs. Then its own word on what is pending counts: it writes
+            acknowledgements down with the next window.
+    """
+    return replace(
+        account,
+        pending=int(status["windows"]["rows"]["pending"]) if running else account.pending,
+        sent_bytes=int(status["link"]["sent_bytes"]),
+        guard_us=float(status["inferences"]["guard_us"]),
+        model_us=float(status["inferences"]["model_us"]),
+        seconds=fed_s,
+    )
 
 
 def main() -> int:

@@ -70,10 +70,10 @@ class Account:
     windows: int
     pending: int
     quarantined: int
-    sent_bytes: int
-    guard_us: float
-    model_us: float
-    seconds: float
+    sent_bytes: int = 0
+    guard_us: float = 0.0
+    model_us: float = 0.0
+    seconds: float = 0.0
 
     @property
     def arrived(self) -> bool:
