@@ -34,6 +34,11 @@ def cells_of(stream: Stream) -> npt.NDArray[np.int8]:
     return np.asarray(cells, dtype=np.int8)
 
 
+def value_cells(stream: Stream) -> int:
+    """How many cells the stream's values can be in; they are 0, 1, ... below this."""
+    return int(cells_of(stream).max()) + 1
+
+
 def cell_table(schema: Schema) -> npt.NDArray[np.int8]:
     """Cells of all bins of a schema, aligned with a window's counts: int8[offsets[-1]]."""
     return np.concatenate([cells_of(stream) for stream in schema.streams])

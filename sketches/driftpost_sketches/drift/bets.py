@@ -1,0 +1,252 @@
+"""Bets against "nothing changed": per stream, a table from steps between cells to log evidence.
+
+Every bet is a likelihood ratio of a tilted chain over the reference chain, so its mean is at most 1 while the
+reference's behaviour lasts, and its logarithm is a sum over steps. A window's evidence for all bets is
+therefore one product of its transition counts with a table that is built once.
+
+Tilts by a score h use the principal eigenvalue and eigenvector of P * diag(exp(lambda h)) (Markov exponential
+family; Feigin 1981, Kontoyiannis and Meyn 2003), which makes them exact under dependence of one step. What
+remains is charged to the bets: longer memory by tempering, reference error and trifles by a gate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_sketches.cells import ABSENT, CELLS
+from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, principal
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Family(IntEnum):
+    """What a bet looks for; after an alarm a stream's families are held one by one."""
+
+    LOCATION = 0
+    SCALE = 1
+    SHAPE = 2
+    STUCK = 3
+    SPIKE = 4
+    ABSENT = 5
+    UNSEEN = 6
+    SHARE = 7
+
+
+FAMILIES = len(Family)
+
+_SCORE_FAMILIES = (Family.LOCATION, Family.SCALE, Family.SHAPE, Family.SHAPE)
+# Step lengths in reference standard deviations of the score: a factor of two apart costs little evidence.
+_STEPS = ((0.12, 0.25, 0.5, 1.0, 2.0), (0.12, 0.25, 0.5), (0.2, 0.5), (0.2, 0.5))
+_SHARE_STEPS = (0.15, 0.4, 1.0)
+SMALLEST_STEP = 0.12
+MOST_GAIN = 3.0  # nats a step: a rare cell's huge score must not make one row an alarm
+# Shares bet on for values that should not come at all: a few, many, nearly all.
+_RARE = (0.02, 0.3, 0.9)
+SPIKE_SHARE = 0.3
+SPIKE_FLOOR = 0.03  # smallest probability a cell is taken to have; bounds a spike's gain to 2.4 nats a row
+RARE_FLOOR = 0.005  # share of absent or unseen values that is never news by itself
+RARE_STAY = 0.5  # such values come in bursts; where the reference shows too few to tell, assume this of them
+REPEATS_SHARE = 0.1  # exact repeats bet on
+REPEATS_FLOOR = 0.001  # share of exact repeats that is never news
+MOST_REPEATS = 0.1  # a reference with more repeats is discrete: they say nothing
+REFERENCE_ERRORS = 2.0  # standard errors of the reference that are always charged to it
+MISLED = 0.01  # at most this probability that a reference's own error looks like drift for ever
+
+# Weights of the families within a numeric and a categorical stream; both sum to 1.
+_NUMERIC = {Family.LOCATION: 0.44, Family.SCALE: 0.18, Family.SHAPE: 0.09, Family.STUCK: 0.14,
+            Family.SPIKE: 0.10, Family.ABSENT: 0.05}  # fmt: skip
+_CATEGORICAL = {Family.SHARE: 0.6, Family.STUCK: 0.1, Family.SPIKE: 0.1, Family.UNSEEN: 0.1,
+                Family.ABSENT: 0.1}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bets:
+    """All bets of one stream.
+
+    Attributes:
+        table: float64[CELLS, CELLS, N], log evidence of each bet for one step from cell i to cell j.
+        repeat: float64[2, N], log evidence of a step that repeats the value exactly, then of any other.
+        weights: float64[N], summing to 1.
+        families: int64[N], `Family` of each bet.
+    """
+
+    table: FloatArray
+    repeat: FloatArray
+    weights: FloatArray
+    families: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What is charged to every bet of a stream before it may gain.
+
+    Attributes:
+        effect: smallest change worth knowing, reference standard deviations.
+        independent: reference rows that count as independent and distinct (its effective size).
+        errors: standard errors of the reference that are charged.
+    """
+
+    effect: float
+    independent: float
+    errors: float = REFERENCE_ERRORS
+
+    def charging(self, errors: float) -> Margins:
+        """The same with another number of standard errors charged."""
+        return replace(self, errors=errors)
+
+    @property
+    def gate(self) -> float:
+        """Change of a score's mean, in its standard deviations, that gains nothing."""
+        return self.effect + self.errors / math.sqrt(max(self.independent, 1.0))
+
+
+def errors_needed(margins: Margins, log_threshold: float, streams: int) -> float:
+    """Standard errors to charge so that a reference's own error hardly ever passes for drift.
+
+    An error beyond gate + SMALLEST_STEP / 2 would feed the gentlest bet for ever. Over eight directions per
+    stream that must happen with a probability of at most `MISLED`, less for a stricter budget. A long
+    reference reaches this with `REFERENCE_ERRORS`; a short one is charged more, at a cost in power.
+    """
+    spare = (margins.effect + SMALLEST_STEP / 2) * math.sqrt(max(margins.independent, 1.0))
+    return max(REFERENCE_ERRORS, _misled_errors(log_threshold, streams) - spare)
+
+
+def independent_needed(effect: float, log_threshold: float, streams: int) -> float:
+    """Effective reference size from which `errors_needed` charges no more than `REFERENCE_ERRORS`."""
+    spare = _misled_errors(log_threshold, streams) - REFERENCE_ERRORS
+    return (spare / (effect + SMALLEST_STEP / 2)) ** 2
+
+
+def _misled_errors(log_threshold: float, streams: int) -> float:
+    probability = min(MISLED, 30.0 * math.exp(-log_threshold)) / (8 * max(streams, 1))
+    return -NormalDist().inv_cdf(max(probability, 1e-15))
+
+
+def build_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
+    """The bets of one stream.
+
+    Args:
+        chain: its reference behaviour.
+        margins: what to charge.
+        unseen: cell of categories that the reference's list does not have, None for numeric streams.
+    """
+    columns: list[tuple[FloatArray, float, Family]] = []
+    weights = _NUMERIC if chain.ordered else _CATEGORICAL
+    columns += _tilts(chain, margins, weights)
+    upper = _upper(chain)
+    # Bets on single cells have no score of their own; they lose what the slowest score loses to memory.
+    temper = float(chain.temper.min(initial=1.0))
+    stuck = temper * np.log(0.5 + 0.5 * np.eye(CELLS) / upper)
+    stuck[:, ABSENT] = 0.0
+    columns.append((stuck, weights[Family.STUCK] / 2, Family.STUCK))
+    watched = [int(c) for c in np.flatnonzero(chain.shares > 0) if c not in (ABSENT, unseen)]
+    for cell in watched:
+        table = np.full((CELLS, CELLS), math.log(1.0 - SPIKE_SHARE))
+        table[:, cell] = np.log(1.0 - SPIKE_SHARE + SPIKE_SHARE / upper[:, cell])
+        columns.append((temper * table, weights[Family.SPIKE] / len(watched), Family.SPIKE))
+    columns += _rare(chain, margins, ABSENT, Family.ABSENT, weights[Family.ABSENT])
+    if unseen is not None:
+        columns += _rare(chain, margins, unseen, Family.UNSEEN, weights[Family.UNSEEN])
+    columns.append((np.zeros((CELLS, CELLS)), weights[Family.STUCK] / 2, Family.STUCK))
+    repeat = np.zeros((2, len(columns)))
+    repeat[:, -1] = _repeats(chain)
+    share = np.array([weight for _, weight, _ in columns])
+    return Bets(
+        table=np.stack([table for table, _, _ in columns], axis=2),
+        repeat=repeat,
+        weights=share / share.sum(),
+        families=np.array([int(family) for _, _, family in columns], dtype=np.int64),
+    )
+
+
+def marginal_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
+    """The same bets for rows without order: as if the reference were independent.
+
+    Counts must then be given in effective rows. Bets on persistence do not exist here and weigh nothing.
+    """
+    ones = np.ones(len(chain.scores))
+    free = replace(
+        chain, matrix=np.tile(chain.shares, (CELLS, 1)), tau_chain=ones, tau=ones,
+        visits=np.full(CELLS, margins.independent),
+    )  # fmt: skip
+    bets = build_bets(free, margins, unseen)
+    kept = np.where(bets.families == Family.STUCK, 0.0, bets.weights)
+    return replace(bets, weights=kept / kept.sum())
+
+
+def _tilts(
+    chain: Chain, margins: Margins, weights: dict[Family, float]
+) -> list[tuple[FloatArray, float, Family]]:
+    plan = []
+    for k, score in enumerate(chain.scores):
+        largest = float(np.abs(score[chain.shares > 0]).max(initial=0.0))
+        if not largest > 0.0:
+            continue
+        family = _SCORE_FAMILIES[k] if chain.ordered else Family.SHARE
+        for step in _STEPS[k] if chain.ordered else _SHARE_STEPS:
+            # A stream that remembers moves slowly: its evidence per row is smaller by its correlation time.
+            size = min(step / max(float(chain.tau_chain[k]), 1.0), MOST_GAIN / largest)
+            plan += [(k, sign * size, family) for sign in (1.0, -1.0)]
+    if not plan:
+        return []
+    scores = chain.scores[[k for k, _, _ in plan]]
+    sizes = np.array([size for _, size, _ in plan])
+    temper = chain.temper[[k for k, _, _ in plan]]
+    tilted = np.exp(sizes[:, None] * scores)
+    values, vectors = principal(chain.matrix[None] * tilted[:, None, :])
+    logs = np.log(vectors)
+    gain = sizes[:, None] * scores - np.log(values)[:, None] - np.abs(sizes)[:, None] * margins.gate
+    tables = temper[:, None, None] * (gain[:, None, :] + logs[:, None, :] - logs[:, :, None])
+    counts = {family: sum(f is family for _, _, f in plan) for _, _, family in plan}
+    return [
+        (table, weights[family] / counts[family], family)
+        for table, (_, _, family) in zip(tables, plan, strict=True)
+    ]
+
+
+def _upper(chain: Chain) -> FloatArray:
+    """Upper bounds of the chain's transition probabilities, float64[CELLS, CELLS]."""
+    error = np.sqrt(chain.matrix * (1.0 - chain.matrix) / (chain.visits + PRIOR_ROWS)[:, None])
+    return np.clip(chain.matrix + REFERENCE_ERRORS * error, SPIKE_FLOOR, 1.0)
+
+
+def _rare(
+    chain: Chain, margins: Margins, cell: int, family: Family, weight: float
+) -> list[tuple[FloatArray, float, Family]]:
+    """Bets on a cell that should stay (nearly) empty: from a few per cent of rows to nearly all."""
+    visits = chain.visits + 1.0
+    error = np.sqrt(chain.matrix[:, cell] * (1.0 - chain.matrix[:, cell]) / visits)
+    bound = chain.matrix[:, cell] + REFERENCE_ERRORS * error + 3.0 / visits
+    share = float(chain.shares[cell])
+    spread = math.sqrt(share * (1.0 - share))
+    common = share + margins.gate * spread + 3.0 / max(margins.independent, 1.0)
+    # Rows of the chain that the reference hardly visits say nothing of their own: take the stream's share.
+    bound = np.where(chain.visits >= PRIOR_ROWS, np.maximum(bound, common), max(common, RARE_FLOOR))
+    bound = np.clip(bound, RARE_FLOOR, 1.0)
+    if chain.visits[cell] < PRIOR_ROWS:
+        bound[cell] = max(float(bound[cell]), RARE_STAY)
+    columns = []
+    for fraction in _RARE:
+        table = np.full((CELLS, CELLS), math.log(1.0 - fraction))
+        table[:, cell] = np.log(1.0 - fraction + fraction / bound)
+        columns.append((table, weight / len(_RARE), family))
+    return columns
+
+
+def _repeats(chain: Chain) -> tuple[float, float]:
+    """Log evidence of an exact repeat and of none; zeros where the reference repeats itself anyway."""
+    errors = REFERENCE_ERRORS * math.sqrt(chain.repeats * chain.repeat_tau / max(chain.rows, 1))
+    bound = max(chain.repeats + errors + 3.0 / max(chain.rows, 1), REPEATS_FLOOR)
+    if bound >= MOST_REPEATS:
+        return 0.0, 0.0
+    temper = 1.0 / chain.repeat_tau
+    return (
+        temper * math.log(REPEATS_SHARE / bound),
+        temper * math.log((1.0 - REPEATS_SHARE) / (1.0 - bound)),
+    )

@@ -1,0 +1,235 @@
+"""The reference as a Markov chain of drift cells, and what the chain misses of its memory.
+
+Rows of a sensor are not independent. A chain of cells keeps most of their dependence and needs only
+transition counts; batch means say how much long memory it misses, and evidence is tempered by that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_sketches.cells import ABSENT, CELLS
+from driftpost_sketches.drift.scores import normal_scores, share_scores
+
+FloatArray = npt.NDArray[np.float64]
+PRIOR_ROWS = 16.0  # weight of the prior in every row of the transition matrix
+MIN_BATCHES = 20  # fewer batches give no variance worth the name
+MAX_SHARES = 8  # categories with scores of their own
+MIN_SHARE = 0.005  # of the reference; rarer categories are watched by spikes alone
+MIN_TAU = 0.05
+_SQUARINGS = 10  # K^1024: beyond the memory of any chain whose correlation time the reference can show
+_NORMAL = NormalDist()
+_POINTS = (np.arange(8) + 0.5) / 8  # quadrature within a cell, in probability
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One stream's reference behaviour.
+
+    Attributes:
+        ordered: whether cells have an order (numeric) or not (categorical).
+        rows: reference rows.
+        shares: float64[CELLS], smoothed cell probabilities.
+        matrix: float64[CELLS, CELLS], smoothed transition probabilities.
+        visits: float64[CELLS], reference rows that left from each cell.
+        scores: float64[K, CELLS], standardised scores that tilts bet on.
+        tau_chain: float64[K], integrated autocorrelation of each score under the chain, in rows.
+        tau: float64[K], the same measured by batch means, with its own uncertainty added; at least tau_chain.
+        repeats: share of rows that equal their predecessor exactly.
+        repeat_tau: integrated autocorrelation of those repeats, in rows.
+    """
+
+    ordered: bool
+    rows: int
+    shares: FloatArray
+    matrix: FloatArray
+    visits: FloatArray
+    scores: FloatArray
+    tau_chain: FloatArray
+    tau: FloatArray
+    repeats: float
+    repeat_tau: float
+
+    @property
+    def temper(self) -> FloatArray:
+        """float64[K] in (0, 1]: the part of the evidence that survives the memory which the chain misses."""
+        return np.minimum(1.0, self.tau_chain / self.tau)
+
+    @property
+    def correlation_rows(self) -> float:
+        """Rows that carry as much as one independent row, for the slowest of location and spread."""
+        return float(max(self.tau[:2].max(), 1.0)) if len(self.tau) else 1.0
+
+
+def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, bins: int) -> Chain:
+    """Fits the chain of one stream's reference.
+
+    Args:
+        cells: int64[n], drift cells in time order.
+        values: float64[n], the values themselves (for exact repeats).
+        ordered: numeric (True) or categorical.
+        bins: cells in use by values (the absent cell not counted).
+    """
+    n = len(cells)
+    used = _used(bins)
+    counts = np.bincount(cells, minlength=CELLS).astype(np.float64)
+    shares = np.where(used, counts + 0.5, 0.0) / (n + 0.5 * used.sum())
+    moves = np.zeros((CELLS, CELLS))
+    np.add.at(moves, (cells[:-1], cells[1:]), 1.0)
+    visits = moves.sum(1)
+    if ordered:
+        scores = normal_scores(shares)
+        lag = scores[0][cells]
+        rho = float((lag[:-1] * lag[1:]).mean()) if n > 1 else 0.0
+        prior = _copula(shares, min(max(rho, -0.95), 0.99))
+    else:
+        scores = share_scores(shares, _frequent(shares, bins))
+        prior = _sticky(shares, moves)
+    matrix = (moves + PRIOR_ROWS * prior) / (visits + PRIOR_ROWS)[:, None]
+    matrix = np.where(used[None, :], matrix, 0.0)
+    matrix /= matrix.sum(1, keepdims=True)
+    tau_chain = _chain_tau(matrix, scores)
+    measured = [batch_tau(score[cells]) for score in scores]
+    tau = np.maximum(np.array([t * (1 + error) for t, error in measured]), tau_chain)
+    same = (values[1:] == values[:-1]).astype(np.float64)
+    repeat_tau = batch_tau(same)[0] if same.any() else 1.0
+    return Chain(
+        ordered=ordered,
+        rows=n,
+        shares=shares,
+        matrix=matrix,
+        visits=visits,
+        scores=scores,
+        tau_chain=tau_chain,
+        tau=tau,
+        repeats=float(same.mean()) if n > 1 else 0.0,
+        repeat_tau=max(repeat_tau, 1.0),
+    )
+
+
+def independent_chain(counts: npt.NDArray[np.int64], ordered: bool, bins: int) -> Chain:
+    """The chain of rows without order, from cell counts alone.
+
+    Args:
+        counts: int64[CELLS].
+        ordered: numeric (True) or categorical.
+        bins: cells in use by values (the absent cell not counted).
+    """
+    used = _used(bins)
+    rows = int(counts.sum())
+    shares = np.where(used, counts + 0.5, 0.0) / (rows + 0.5 * used.sum())
+    scores = normal_scores(shares) if ordered else share_scores(shares, _frequent(shares, bins))
+    ones = np.ones(len(scores))
+    return Chain(
+        ordered=ordered,
+        rows=rows,
+        shares=shares,
+        matrix=np.tile(shares, (CELLS, 1)),
+        visits=counts.astype(np.float64),
+        scores=scores,
+        tau_chain=ones,
+        tau=ones,
+        repeats=0.0,
+        repeat_tau=1.0,
+    )
+
+
+def _used(bins: int) -> npt.NDArray[np.bool_]:
+    used = np.zeros(CELLS, dtype=bool)
+    used[:bins] = used[ABSENT] = True
+    return used
+
+
+def _frequent(shares: FloatArray, bins: int) -> npt.NDArray[np.int64]:
+    """The most frequent cells, those that get scores of their own."""
+    order = np.argsort(-shares[:bins], kind="stable")[:MAX_SHARES]
+    return np.sort(order[shares[order] >= MIN_SHARE])
+
+
+def batch_tau(series: FloatArray) -> tuple[float, float]:
+    """Integrated autocorrelation in rows by self-consistent batch means, and its relative sampling error.
+
+    The batch length doubles until it is ten times the result, or until too few batches remain.
+    """
+    n, variance = len(series), float(series.var())
+    if variance < 1e-12 or n < 2 * MIN_BATCHES:
+        return 1.0, 0.0
+    centred = series - series.mean()
+    length, largest = 1, MIN_TAU
+    while True:
+        batches = n // length
+        sums = centred[: batches * length].reshape(batches, length).sum(1)
+        tau = float((sums * sums).sum()) / (batches * length) / variance * batches / (batches - 1)
+        largest = max(largest, tau)
+        if (length >= 16 and length >= 10 * largest) or batches < 2 * MIN_BATCHES:
+            return largest, math.sqrt(2.0 / batches)
+        length *= 2
+
+
+def principal(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Largest eigenvalue and its positive right eigenvector of positive matrices.
+
+    Args:
+        matrices: float64[Q, CELLS, CELLS].
+
+    Returns:
+        float64[Q] and float64[Q, CELLS].
+    """
+    power = matrices / matrices.sum(2).max(1)[:, None, None]
+    for _ in range(_SQUARINGS):
+        power = power @ power
+        power /= power.sum(2).max(1)[:, None, None]
+    vectors = power.sum(2)
+    vectors = np.maximum(vectors / vectors.max(1)[:, None], 1e-12)
+    image = np.einsum("qij,qj->qi", matrices, vectors)
+    # The largest ratio bounds the eigenvalue from above (Collatz-Wielandt): an error can only cost evidence.
+    return (image / vectors).max(1), vectors
+
+
+def _chain_tau(matrix: FloatArray, scores: FloatArray) -> FloatArray:
+    if not len(scores):
+        return np.ones(0)
+    small = 0.05
+    signs = np.array([1.0, -1.0])
+    tilts = np.exp(small * signs[:, None, None] * scores[None]).reshape(-1, CELLS)
+    values, _ = principal(matrix[None] * tilts[:, None, :])
+    logs: FloatArray = np.log(values).reshape(2, -1).sum(0) / small**2
+    return np.maximum(logs, MIN_TAU)
+
+
+def _sticky(shares: FloatArray, moves: FloatArray) -> FloatArray:
+    stay = float(np.trace(moves)) / max(moves.sum(), 1.0)
+    by_chance = float((shares * shares).sum())
+    hold = min(max((stay - by_chance) / max(1.0 - by_chance, 1e-9), 0.0), 0.99)
+    prior: FloatArray = (1.0 - hold) * np.tile(shares, (CELLS, 1)) + hold * np.eye(CELLS)
+    return prior
+
+
+def _copula(shares: FloatArray, rho: float) -> FloatArray:
+    """Transition matrix of a Gaussian AR(1) with lag-1 correlation `rho` cut into cells of these shares."""
+    absent = shares[ABSENT]
+    value = shares.copy()
+    value[ABSENT] = 0.0
+    value /= value.sum()
+    cumulative = np.concatenate([[0.0], np.cumsum(value)])
+    inner = np.clip(cumulative[1:ABSENT], 1e-9, 1 - 1e-9)
+    borders = np.array([_NORMAL.inv_cdf(float(c)) for c in inner])
+    prior = np.tile(value, (CELLS, 1))
+    spread = math.sqrt(1.0 - rho * rho)
+    for cell in np.flatnonzero(value):
+        at = np.clip(cumulative[cell] + _POINTS * value[cell], 1e-9, 1 - 1e-9)
+        start = np.array([_NORMAL.inv_cdf(float(u)) for u in at])
+        below = 0.5 * (1.0 + _erf((borders[None] - rho * start[:, None]) / spread / math.sqrt(2.0)))
+        cdf = np.hstack([np.zeros((len(start), 1)), below, np.ones((len(start), 1))])
+        prior[cell, :ABSENT] = np.diff(cdf, axis=1).mean(0)
+    prior[:, ABSENT] = 0.0
+    prior = np.where(shares[None] > 0, np.maximum(prior, 1e-9), 0.0)
+    prior[:, ABSENT] = absent
+    prior /= prior.sum(1, keepdims=True)
+    return prior

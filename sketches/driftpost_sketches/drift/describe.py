@@ -1,0 +1,155 @@
+"""What a change is: its kind, its size in units a person can judge, and a sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftpost_sketches.cells import ABSENT
+from driftpost_sketches.drift.alarm import evidence_in_words
+from driftpost_sketches.drift.bets import Family
+from driftpost_sketches.drift.reference import Measured, Reference
+from driftpost_sketches.schema import Stream, StreamKind
+
+NEARLY_ALL = 0.9  # share of rows from which a state counts as the only one
+MORE_REPEATS = 0.02  # share of exact repeats above the reference's that is a coarser grid
+PILED_UP = 0.1  # share of rows above the reference's in an end cell that may be saturation
+CLEAR_SHIFT = 0.5  # reference standard deviations; what a spike on one cell amounts to
+CLEAR_SPREAD = math.log(1.25)
+NOISY_LAG = 0.1  # loss of correlation between neighbours that tells added noise from a larger swing
+CONSTANT = 50.0  # standard deviations above which a distance says only that the reference hardly moved
+
+SHARE = "share"  # unit of changes that are differences of shares of rows
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change in one stream.
+
+    Attributes:
+        kind: one of `driftpost_sketches.drift.alarm.KINDS`.
+        effect: reference standard deviations for a shift or shape, relative change of the standard deviation
+            for a scale or noise, difference of shares of rows for the others.
+        natural: the same in `unit`.
+        unit: the stream's unit, or "share".
+        direction: "up", "down" or "none".
+        text: clause without the evidence, such as "brightness is 0.21 lower (2.4 reference sd, ...)".
+    """
+
+    kind: str
+    effect: float
+    natural: float
+    unit: str
+    direction: str
+    text: str
+
+
+def describe(reference: Reference, t: int, family: Family, now: Measured) -> Change:
+    """Names the change that stream `t` shows.
+
+    Args:
+        reference: what was normal.
+        t: position among tracked streams.
+        family: of the bet that leads.
+        now: the stream since the estimated onset.
+    """
+    stream = reference.streams[t]
+    before = reference.shares[t]
+    absent = float(now.shares[ABSENT] - before[ABSENT])
+    repeats = now.repeats - float(reference.repeats[t])
+    if family is Family.ABSENT or absent > 0.5:
+        side = "more" if absent > 0 else "fewer"
+        text = (
+            f"{stream.name} is missing in {now.shares[ABSENT]:.1%} of rows ({side} than {before[ABSENT]:.1%})"
+        )
+        return Change("missing", absent, absent, SHARE, _side(absent), text)
+    if reference.persistence and now.repeats >= NEARLY_ALL and repeats > 0.3:
+        value = "" if math.isnan(now.mean) else f" at {_number(now.mean, stream.unit)}"
+        text = f"{stream.name} is stuck{value}: {now.repeats:.0%} of rows repeat the one before exactly"
+        return Change("stuck", repeats, repeats, SHARE, "none", text)
+    if stream.kind is StreamKind.CATEGORICAL:
+        return _categories(reference, t, family, now)
+    ends = _ends(stream)
+    piled = float(max(now.shares[end] - before[end] for end in ends))
+    end = max(ends, key=lambda cell: now.shares[cell] - before[cell])
+    # Values at a limit repeat each other: with a share s there, chance alone gives s * s exact repeats.
+    limited = now.repeats - reference.repeats[t] > 0.5 * float(now.shares[end]) ** 2
+    if reference.persistence and piled >= PILED_UP and limited:
+        side = "upper" if end else "lower"
+        text = f"{stream.name} is saturated: {now.shares[end]:.0%} of rows lie at its {side} end"
+        return Change("saturated", piled, piled, SHARE, "up" if end else "down", text)
+    if family is Family.STUCK and repeats > MORE_REPEATS:
+        text = f"{stream.name} moves in coarse steps: {now.repeats:.0%} of rows repeat the one before exactly"
+        return Change("quantized", repeats, repeats, SHARE, "none", text)
+    return _numbers(reference, t, family, now)
+
+
+def _categories(reference: Reference, t: int, family: Family, now: Measured) -> Change:
+    stream, before = reference.streams[t], reference.shares[t]
+    change = now.shares - before
+    change[ABSENT] = 0.0
+    unseen = reference.unseen(t)
+    if family is Family.UNSEEN and unseen is not None:
+        share = float(change[unseen])
+        text = f"{stream.name} shows unknown categories in {now.shares[unseen]:.1%} of rows (was {before[unseen]:.1%})"
+        return Change("new_category", share, share, SHARE, _side(share), text)
+    cell = int(np.abs(change).argmax())
+    share = float(change[cell])
+    label = stream.bin_label(min(cell, stream.n_bins - 1)) if cell != unseen else "other"
+    text = f"{stream.name} is {label!r} in {now.shares[cell]:.1%} of rows (was {before[cell]:.1%})"
+    return Change("category_share", share, share, SHARE, _side(share), text)
+
+
+def _numbers(reference: Reference, t: int, family: Family, now: Measured) -> Change:
+    stream = reference.streams[t]
+    swing = math.log(max(now.spread, 1e-3))
+    kind = {Family.LOCATION: "shift", Family.SCALE: "scale"}.get(family, "shape")
+    if family is not Family.LOCATION and abs(now.shift) >= CLEAR_SHIFT * max(1.0, now.spread):
+        kind = "shift"
+    elif kind == "shape" and abs(swing) >= CLEAR_SPREAD:
+        kind = "scale"
+    if kind == "scale":
+        if swing > 0 and reference.persistence and now.lag < float(reference.lag[t]) - NOISY_LAG:
+            kind = "noisy"
+        natural = (now.spread - 1.0) * float(reference.spreads[t])
+        side = "wider" if swing > 0 else "narrower"
+        text = f"{stream.name} swings {now.spread:.2f} times as wide as the reference ({side})"
+        if kind == "noisy":
+            text = f"{stream.name} is noisy: {now.spread:.2f} times the reference's spread, less alike from row to row"
+        return Change(kind, now.spread - 1.0, natural, stream.unit, _side(swing), text)
+    mean = "" if math.isnan(now.mean) else f"mean {_number(now.mean, stream.unit)}"
+    was = f"was {_number(float(reference.means[t]), stream.unit)}"
+    if kind == "shift":
+        side = "higher" if now.shift > 0 else "lower"
+        size = f"{abs(now.shift):.1f}" if abs(now.shift) < CONSTANT else f"more than {CONSTANT:.0f}"
+        text = f"{stream.name} is {_number(abs(now.natural), stream.unit)} {side} ({size} reference sd; {mean}, {was})"
+        return Change(kind, now.shift, now.natural, stream.unit, _side(now.shift), text)
+    moved = 0.5 * float(np.abs(now.shares - reference.shares[t]).sum())
+    text = f"{stream.name} has another shape: {moved:.0%} of rows lie elsewhere ({mean}, {was})"
+    return Change(kind, now.shift, now.natural, stream.unit, _side(now.shift), text)
+
+
+def sentence(change: Change, others: tuple[str, ...], log_e: float, windows_ago: int) -> str:
+    """One readable sentence for an alarm."""
+    when = (
+        "in this window"
+        if windows_ago == 0
+        else f"since about {windows_ago} window{'s' * (windows_ago > 1)} ago"
+    )
+    shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    beside = f"; with it {shown}" if others else ""
+    return f"{change.text} {when}{beside}; {evidence_in_words(log_e)}."
+
+
+def _ends(stream: Stream) -> tuple[int, int]:
+    return 0, len(stream.edges)
+
+
+def _side(value: float) -> str:
+    return "up" if value > 0 else "down" if value < 0 else "none"
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}".rstrip()

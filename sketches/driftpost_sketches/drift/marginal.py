@@ -1,0 +1,135 @@
+"""The fleet's detector: marginal counts of merged windows, tested at their effective size.
+
+Transitions stay on the devices; what the wire carries are counts. Their rows are not independent, so counts are
+divided by each stream's correlation time before they are taken for evidence, and the reference by its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_sketches.cells import CELLS, fold, value_cells
+from driftpost_sketches.drift import state_bytes
+from driftpost_sketches.drift.alarm import Alarm
+from driftpost_sketches.drift.bets import Margins, errors_needed, marginal_bets
+from driftpost_sketches.drift.chain import independent_chain
+from driftpost_sketches.drift.monitor import Monitor
+from driftpost_sketches.drift.reference import Reference, unseen_cell
+from driftpost_sketches.errors import CalibrationError, IncompatibleSketch
+from driftpost_sketches.schema import Schema, StreamKind
+from driftpost_sketches.window import Window
+
+DEFAULT_EFFECT = 0.02  # reference standard deviations
+
+
+class MarginalDetector:
+    """Watches merged windows of a cohort or fleet.
+
+    Args:
+        schema: of the windows.
+        baseline: sketch of the reference.
+        tau: rows per independent row, by tracked stream; 1 where a stream is left out.
+        n_ref: effective size of the reference, by tracked stream; the baseline's rows over tau where left out.
+        smallest_effect: smallest change worth knowing in reference standard deviations, one number or by
+            stream ("*" for those not named).
+        log_threshold: from `Budget.log_threshold`.
+
+    Raises:
+        CalibrationError: a tau, size or effect that is not a positive number.
+        IncompatibleSketch: the baseline is of another schema.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        baseline: Window,
+        tau: Mapping[str, float],
+        n_ref: Mapping[str, float],
+        smallest_effect: float | Mapping[str, float] = DEFAULT_EFFECT,
+        log_threshold: float = 16.0,
+    ) -> None:
+        baseline.check(schema)
+        self._schema_id = schema.id
+        streams = [schema.streams[i] for i in schema.tracked_streams]
+        taus = np.array([max(_positive(tau.get(s.name, 1.0), "tau", s.name), 1.0) for s in streams])
+        chains, bets = [], []
+        for t, (i, stream) in enumerate(zip(schema.tracked_streams, streams, strict=True)):
+            absent = int(baseline.missing[i] + baseline.nonfinite[i])
+            counts = fold(schema, int(i), baseline.counts[schema.offsets[i] : schema.offsets[i + 1]], absent)
+            chain = independent_chain(counts, stream.kind is StreamKind.NUMERIC, value_cells(stream))
+            size = _positive(n_ref.get(stream.name, max(baseline.rows, 1) / taus[t]), "n_ref", stream.name)
+            margins = Margins(_effect(smallest_effect, stream.name), size)
+            margins = margins.charging(errors_needed(margins, log_threshold, len(streams)))
+            chains.append(chain)
+            bets.append(marginal_bets(chain, margins, unseen_cell(stream)))
+        reference = Reference(schema, baseline, chains, taus, persistence=False)
+        self._monitor = Monitor(reference, bets, log_threshold)
+        self._tables = np.zeros((len(bets), CELLS, self._monitor.log_r.shape[1]))
+        for t, b in enumerate(bets):
+            self._tables[t, :, : len(b.weights)] = b.table[0]
+        digest = hashlib.sha256(self._tables.tobytes() + taus.tobytes() + repr(log_threshold).encode())
+        self._bets_id = digest.digest()[:16]
+
+    @property
+    def standing(self) -> tuple[Alarm, ...]:
+        """Alarms that were raised and have not been cleared."""
+        return tuple(s.alarm for s in self._monitor.standing)
+
+    def step(self, window: Window) -> list[Alarm]:
+        """Reads one merged window.
+
+        Returns:
+            Alarms raised or cleared by it; mostly none.
+
+        Raises:
+            IncompatibleSketch: of another schema.
+        """
+        if window.schema_id != self._schema_id:
+            raise IncompatibleSketch(self._schema_id, window.schema_id)
+        if not window.rows:
+            return []
+        reference = self._monitor.reference
+        sums = reference.sums(window, None)
+        effective = sums[:, None, :CELLS] / reference.tau[:, None, None]
+        return self._monitor.step(np.matmul(effective, self._tables)[:, 0], sums)
+
+    def evidence(self) -> npt.NDArray[np.float32]:
+        """float32[T]: log evidence of each tracked stream; -inf before the first window."""
+        return self._monitor.evidence().astype(np.float32)
+
+    def state_to_bytes(self) -> bytes:
+        """The whole state."""
+        return state_bytes.encode(self._monitor, self._bets_id)
+
+    def restore(self, data: bytes) -> None:
+        """Takes up a state where it was left.
+
+        Raises:
+            MalformedSketch: the bytes are no such state.
+            UnsupportedVersion: written by a newer format.
+            IncompatibleSketch: made with another baseline, tau or threshold; start afresh then.
+        """
+        state_bytes.restore(self._monitor, self._bets_id, data)
+
+
+def _positive(value: float, what: str, name: str) -> float:
+    number = float(value)
+    if not 0.0 < number < float("inf"):
+        raise CalibrationError(f"{what} of stream {name!r} is {value!r}; a positive number is needed")
+    return number
+
+
+def _effect(smallest: float | Mapping[str, float], name: str) -> float:
+    value = (
+        smallest
+        if not isinstance(smallest, Mapping)
+        else smallest.get(name, smallest.get("*", DEFAULT_EFFECT))
+    )
+    number = float(value)
+    if not 0.0 <= number < float("inf"):
+        raise CalibrationError(f"the smallest effect of stream {name!r} is {value!r}; zero or more is needed")
+    return number

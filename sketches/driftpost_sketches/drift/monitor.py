@@ -1,0 +1,215 @@
+"""From evidence to alarms: accumulate, decide, hold, clear. Shared by the device's and the fleet's detector.
+
+Each bet's evidence runs through the Shiryaev-Roberts recursion R <- (R + 1) * L (e-detector; Shin, Ramdas and
+Rinaldo 2022): its weighted sum over bets and streams reaches A on average no sooner than after A windows, under
+any dependence between them. Beside it runs the CUSUM of each bet, which remembers where the climb began: the
+onset.
+
+An alarm is held: the families of bets that say so (per stream) are silent until the change is over. Evidence
+that reaches the threshold later but began to climb before the alarm belongs to it and is silenced as well;
+evidence that began afterwards is another change and raises another alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from driftpost_sketches.drift.alarm import Alarm
+from driftpost_sketches.drift.bets import FAMILIES, Bets, Family
+from driftpost_sketches.drift.describe import Change, describe, sentence
+from driftpost_sketches.drift.recent import Recent
+from driftpost_sketches.drift.reference import FIELDS, Reference
+from driftpost_sketches.drift.standing import Standing, patience_for
+
+FloatArray = npt.NDArray[np.float64]
+
+GRACE = 1  # windows after an alarm in which an onset still counts as the same change
+MEMBER = 0.4  # share of the threshold at which a stream is named in an alarm
+HELD = 3.0  # log evidence from which a family of a named stream is held with the alarm
+MAX_PRINCIPALS = 16  # streams whose return to normal clears an alarm: the strongest ones
+MOST = 1e6  # log evidence is capped here; a fleet's month of data must not overflow a sum
+
+
+class Monitor:
+    """State of all bets of all tracked streams, and the decisions on it.
+
+    Args:
+        reference: what is normal.
+        bets: of each tracked stream.
+        log_threshold: natural log of the evidence that an alarm takes.
+
+    Attributes:
+        windows: windows read so far.
+        log_r: float64[T, N], logs of the Shiryaev-Roberts statistics.
+        climb: float64[T, N], CUSUM of the log evidence.
+        run: int64[T, N], windows since each CUSUM was last zero.
+        holder: int64[T, FAMILIES], number of the standing alarm that holds a family, 0 for none.
+        standing: alarms that were raised and not cleared.
+        recent: recent sums of each stream.
+    """
+
+    def __init__(self, reference: Reference, bets: Sequence[Bets], log_threshold: float) -> None:
+        self.reference = reference
+        self.log_threshold = log_threshold
+        streams = len(bets)
+        width = max((len(b.weights) for b in bets), default=1)
+        weights = np.zeros((streams, width))
+        self._families: npt.NDArray[np.int64] = np.zeros((streams, width), dtype=np.int64)
+        for t, b in enumerate(bets):
+            weights[t, : len(b.weights)] = b.weights
+            self._families[t, : len(b.weights)] = b.families
+        with np.errstate(divide="ignore"):
+            self.log_weights = np.log(weights)
+        self._log_share = -np.log(max(streams, 1))
+        self.windows = 0
+        self.log_r = np.full((streams, width), -np.inf)
+        self.climb = np.zeros((streams, width))
+        self.run: npt.NDArray[np.int64] = np.zeros((streams, width), dtype=np.int64)
+        self.holder: npt.NDArray[np.int64] = np.zeros((streams, FAMILIES), dtype=np.int64)
+        self.standing: list[Standing] = []
+        self.recent = Recent(streams, FIELDS)
+
+    def step(self, log_e: FloatArray, sums: FloatArray) -> list[Alarm]:
+        """Reads one window.
+
+        Args:
+            log_e: float64[T, N], log evidence of every bet.
+            sums: float64[T, FIELDS].
+
+        Returns:
+            What was raised and cleared.
+        """
+        self.windows += 1
+        self.log_r = np.minimum(np.logaddexp(self.log_r, 0.0) + log_e, MOST)
+        self.climb = np.clip(self.climb + log_e, 0.0, MOST)
+        self.run = np.where(self.climb > 0.0, self.run + 1, 0)
+        self.recent.push(sums)
+        self._silence()
+        alarms = self._clear(log_e, sums)
+        while (found := self._crossing()) is not None:
+            earlier = self._same_change(found)
+            if earlier is not None:
+                self.holder[found[0], self._families[found]] = earlier.number
+                self._silence()
+            else:
+                alarms.append(self._raise(found))
+        return alarms
+
+    def evidence(self) -> FloatArray:
+        """float64[T]: log of each stream's evidence, held families included as silent; -inf for none."""
+        return np.asarray(np.logaddexp.reduce(self.log_weights + self.log_r, axis=1))
+
+    def _silence(self) -> None:
+        held = np.take_along_axis(self.holder, self._families, axis=1) > 0
+        self.log_r[held] = -np.inf
+        self.climb[held] = 0.0
+        self.run[held] = 0
+
+    def _crossing(self) -> tuple[int, int] | None:
+        """The strongest (stream, bet) if all evidence together reaches the threshold."""
+        if not self.log_r.size:
+            return None
+        scaled = self.log_weights + self.log_r + self._log_share
+        if np.logaddexp.reduce(scaled, axis=None) < self.log_threshold:
+            return None
+        t, q = np.unravel_index(int(np.argmax(scaled)), scaled.shape)
+        return int(t), int(q)
+
+    def _same_change(self, found: tuple[int, int]) -> Standing | None:
+        """The standing alarm that this evidence belongs to: one raised after its climb began."""
+        onset = self.windows - max(int(self.run[found]), 1) + 1
+        since = [s for s in self.standing if onset <= s.raised_at + GRACE]
+        return min(since, key=lambda s: s.raised_at) if since else None
+
+    def _raise(self, found: tuple[int, int]) -> Alarm:
+        lead, bet = found
+        took = max(int(self.run[found]), 1)
+        strength = self.evidence()
+        named = strength >= MEMBER * self.log_threshold
+        named[lead] = True
+        order = [int(t) for t in np.argsort(-strength, kind="stable") if named[t]]
+        changed = self.recent.since(took)
+        change = describe(
+            self.reference,
+            lead,
+            Family(int(self._families[found])),
+            self.reference.measure(lead, changed[lead]),
+        )
+        log_e = float(np.logaddexp.reduce(self.log_weights + self.log_r + self._log_share, axis=None))
+        alarm = self._alarm(change, lead, order, np.maximum(strength, 0.0), log_e, took - 1)
+        number = 1 + max((s.number for s in self.standing), default=0)
+        principals = np.array(sorted(order, key=lambda t: t != lead)[:MAX_PRINCIPALS], dtype=np.int64)
+        self.standing.append(
+            Standing(
+                number=number,
+                raised_at=self.windows,
+                patience=patience_for(took),
+                principals=principals,
+                alarm=alarm,
+                changed=changed[principals],
+                back=np.zeros(len(principals)),
+                again=np.full((len(principals), self.log_r.shape[1]), -np.inf),
+                quiet=np.zeros(len(principals), dtype=np.int64),
+            )
+        )
+        self.holder[lead, self._families[lead, bet]] = number
+        for t in order:
+            for family in range(FAMILIES):
+                own = self._families[t] == family
+                if np.logaddexp.reduce((self.log_weights + self.log_r)[t, own], initial=-np.inf) >= HELD:
+                    self.holder[t, family] = number
+        self._silence()
+        return alarm
+
+    def _alarm(
+        self, change: Change, lead: int, order: list[int], strength: FloatArray, log_e: float, ago: int
+    ) -> Alarm:
+        names = [stream.name for stream in self.reference.streams]
+        # Evidence multiplies: by its logarithm several streams share the credit, by itself one takes it all.
+        total = float(strength[order].sum()) or 1.0
+        streams = sorted(((names[t], float(strength[t]) / total) for t in order), key=lambda s: -s[1])
+        others = tuple(name for name, _ in streams if name != names[lead])
+        return Alarm(
+            state="raised",
+            streams=tuple(sorted(streams, key=lambda s: s[0] != names[lead])),
+            kind=change.kind,
+            log_e=log_e,
+            effect=change.effect,
+            effect_natural=change.natural,
+            unit=change.unit,
+            direction=change.direction,
+            onset_windows_ago=ago,
+            text=sentence(change, others, log_e, ago),
+        )
+
+    def _clear(self, log_e: FloatArray, sums: FloatArray) -> list[Alarm]:
+        over = [
+            s
+            for s in self.standing
+            if s.read(self.reference, sums, log_e, self.log_weights, self.log_threshold)
+        ]
+        cleared = []
+        for standing in over:
+            self.standing.remove(standing)
+            self.holder[self.holder == standing.number] = 0
+            said = standing.alarm
+            ago = self.windows - standing.raised_at
+            names = ", ".join(name for name, _ in said.streams[:3])
+            cleared.append(
+                Alarm(
+                    state="cleared",
+                    streams=said.streams,
+                    kind=said.kind,
+                    log_e=float(standing.back.min()),
+                    effect=said.effect,
+                    effect_natural=said.effect_natural,
+                    unit=said.unit,
+                    direction=said.direction,
+                    onset_windows_ago=ago,
+                    text=f"{names}: back to what the reference showed, {ago} windows after the alarm ({said.kind}).",
+                )
+            )
+        return cleared
