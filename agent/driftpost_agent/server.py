@@ -263,11 +263,11 @@ class Handler(BaseHTTPRequestHandler):
     def _model_path(self, path: str) -> str:
         """What follows the model's name and version in the path; refuses any other model or version."""
         metadata = self._server.service.model_metadata()
-        name, _, rest = path.removeprefix("/v2/models/").partition("/")
-        if name != metadata["name"]:
-            raise RequestRefused(
-                f"there is no model {name!r} here; this agent guards {metadata['name']!r}", 404
-            )
+        given, name = path.removeprefix("/v2/models/"), metadata["name"]
+        # A model's name may hold slashes of its own.
+        if given != name and not given.startswith(f"{name}/"):
+            raise RequestRefused(f"there is no model at {path}; this agent guards {name!r}", 404)
+        rest = given[len(name) + 1 :]
         if rest.startswith("versions/"):
             asked, _, rest = rest.removeprefix("versions/").partition("/")
             if asked not in metadata["versions"]:

@@ -6,6 +6,9 @@ The parser, the error messages, `driftpost agent settings`, `driftpost agent ini
 
 from __future__ import annotations
 
+import json
+import re
+import socket
 from pathlib import Path
 
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
@@ -177,3 +180,53 @@ TABLE = SettingsTable(
         ),
     ),
 )
+
+
+def starter_file(*, device: str | None, bundle: Path, key: Path | None, broker: str) -> str:
+    """A small agent.toml with what everybody sets, and a word on each.
+
+    Args:
+        device: name of the device; the host's if None.
+        bundle: the bundle to guard.
+        key: public key to trust; None allows unsigned bundles, and says so in the file.
+        broker: host of the MQTT broker.
+    """
+    trust = (
+        f"trusted_keys = [{_quoted(key)}]"
+        if key is not None
+        else "# Name the public key of whoever builds your bundles here, and remove the line after it.\n"
+        "trusted_keys = []\nallow_unsigned = true"
+    )
+    return f"""\
+# driftpost agent. `driftpost agent settings` lists every setting with its default.
+
+[device]
+id = {_quoted(device or _host_name())}
+fleet = "default"
+# What cohorts are formed by when something drifts.
+attributes = {{ site = "here" }}
+
+[model]
+bundle = {_quoted(bundle)}
+{trust}
+
+[server]
+# Open Inference Protocol v2, a status page at /status and Prometheus metrics at /metrics.
+port = 8600
+
+[store]
+path = "state/agent.db"
+
+[mqtt]
+host = {_quoted(broker)}
+"""
+
+
+def _quoted(value: object) -> str:
+    # JSON's strings are TOML's basic strings.
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:63]
+    return name or "device-1"

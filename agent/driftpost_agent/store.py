@@ -28,11 +28,12 @@ from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import migrate
 from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.messages import DescribeBody, FindingBody, LedgerBody, WindowBody
-from driftpost_sync.outbox import Outbox, RandomBits
+from driftpost_sync.outbox import Outbox, Pending, RandomBits
 
-# Pages (4 kB) after which the log is folded back into the database. SQLite's default of 1,000 lets the log
-# grow to 4 MB; at one window in five minutes a tenth of that still spreads the cost over an hour.
-WAL_AUTOCHECKPOINT_PAGES = 100
+PAGE_BYTES = 1024
+# Pages after which the log is folded back into the database. At a few pages a
+# window this spreads the cost over an hour or two.
+WAL_AUTOCHECKPOINT_PAGES = 400
 # Bytes the log is cut back to after that.
 JOURNAL_SIZE_LIMIT = 1 << 20
 # Milliseconds to wait for a reader (`sqlite-utils`, `driftpost agent status`) that is in the way.
@@ -158,6 +159,12 @@ class Store:
                 raise
             self._db.execute("commit")
 
+    @contextmanager
+    def outbox_transaction(self) -> Iterator[Outbox]:
+        """The outbox inside a transaction, as the link wants it."""
+        with self.transaction():
+            yield self.outbox
+
     def record_window(
         self,
         body: WindowBody,
@@ -246,6 +253,21 @@ class Store:
             )
         return True
 
+    def outbox_total(self) -> LedgerBody:
+        """The account of everything this store ever recorded."""
+        with self.lock:
+            return self.outbox.total()
+
+    def outbox_pending(self) -> Pending:
+        """How much waits for the aggregator."""
+        with self.lock:
+            return self.outbox.pending()
+
+    def outbox_ledger(self) -> LedgerBody:
+        """The account of this incarnation as it is now."""
+        with self.lock:
+            return self.outbox.ledger()
+
     def queue_ledger(self) -> LedgerBody:
         """Queue the account of this incarnation, and of earlier ones that still have something pending."""
         with self.transaction():
@@ -301,6 +323,44 @@ class Store:
             standing = self._db.execute("select count(*) from findings where state = 'raised'").fetchone()
         return int(raised[0]), int(standing[0])
 
+    def standing_runtime_findings(self) -> list[FindingBody]:
+        """Findings of the source "runtime" that stand, as far as clearing them needs."""
+        with self.lock:
+            found = self._db.execute(
+                "select finding, bundle, kind, onset_mono, mono, wall, text from finding_log as f"
+                " where source = 'runtime' and state = 'raised'"
+                " and id = (select max(id) from finding_log as g where g.finding = f.finding)"
+            ).fetchall()
+        return [
+            FindingBody(
+                id=row[0],
+                bundle=row[1],
+                state="raised",
+                kind=row[2],
+                streams=(),
+                log_e=0.0,
+                effect=0.0,
+                effect_natural=0.0,
+                unit="",
+                direction="none",
+                onset_mono=row[3],
+                onset_wall=None,
+                mono=row[4],
+                wall=row[5],
+                text=row[6],
+                source="runtime",
+            )
+            for row in found
+        ]
+
+    def windows_sent(self) -> int:
+        """Windows that left this device at least once, acknowledged or not."""
+        with self.lock:
+            waiting = self._db.execute(
+                "select coalesce(sum(windows), 0) from messages where state = 'pending' and sent = 1"
+            ).fetchone()
+            return self.outbox.total().acked.windows + int(waiting[0])
+
     def prune(self, keep_bytes: int) -> int:
         """Remove the oldest acknowledged messages beyond `keep_bytes`, and old findings; returns how many
         messages."""
@@ -308,7 +368,10 @@ class Store:
             db.execute(
                 "delete from finding_log where id <= (select max(id) from finding_log) - ?", (KEEP_FINDINGS,)
             )
-            return self.outbox.prune(keep_bytes)
+            removed = self.outbox.prune(keep_bytes)
+        with self.lock:
+            self._db.execute("pragma incremental_vacuum").fetchall()
+        return removed
 
     def bytes_on_disk(self) -> int:
         """Size of the database with its log, in bytes."""
@@ -351,6 +414,10 @@ def _claim(path: Path) -> int:
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
+        # Both take effect only in a file that has no tables yet. Small pages: a window's transaction touches
+        # six of them, and writes a third of what it does with SQLite's 4 kB.
+        connection.execute(f"pragma page_size = {PAGE_BYTES}")
+        connection.execute("pragma auto_vacuum = incremental")
         connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("pragma journal_mode = wal")
         connection.execute(f"pragma synchronous = {'normal' if synchronous == 'normal' else 'full'}")

@@ -60,12 +60,14 @@ class GuardedResult:
         inference_id: names this inference in logs and delayed labels: the caller's own id, else the guard's
             incarnation and running number.
         rows: how many rows (items of a batch) this call carried.
+        detail: why the model could not be asked or gave no answer, in a sentence; empty otherwise.
     """
 
     outputs: Mapping[str, NDArray[Any]]
     verdict: Verdict
     inference_id: str
     rows: int = 1
+    detail: str = ""
 
     @property
     def output(self) -> NDArray[Any]:

@@ -1,0 +1,141 @@
+"""The command group `driftpost agent`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from driftpost_agent.client import fetch_status
+from driftpost_agent.errors import DaemonUnreachable
+from driftpost_agent.settings import TABLE, starter_file
+from driftpost_sync.clock import SystemClock
+from driftpost_sync.settings import Settings
+from driftpost_sync.systemd import Notifier
+
+# Seconds that `agent activate` waits for the running daemon to serve the new bundle: two starts of a model.
+ACTIVATION_WAIT_S = 60.0
+
+_config = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("agent.toml"),
+    show_default=True,
+    help="The agent's configuration.",
+)
+
+
+@click.group()
+def agent() -> None:
+    """Guard a model on this device: run, status, activate."""
+
+
+@agent.command()
+@_config
+def run(config: Path) -> None:
+    """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
+    from driftpost_agent import logs  # noqa: PLC0415 - `status` and `settings` start faster without the rest
+    from driftpost_agent.daemon import Daemon  # noqa: PLC0415
+
+    settings = TABLE.load(config)
+    # systemd sets this when stderr is connected to the journal.
+    logs.set_up(settings.text("log.level"), journal="JOURNAL_STREAM" in os.environ)
+    exit_event = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: exit_event.set())
+    Daemon(
+        settings,
+        clock=SystemClock(trust_wall=settings.flag("clock.trust_wall")),
+        exit_event=exit_event,
+        notifier=Notifier(),
+    ).run()
+
+
+@agent.command()
+@_config
+@click.option("--json", "as_json", is_flag=True, help="The whole status document, for programs.")
+def status(config: Path, as_json: bool) -> None:
+    """Show how the running agent is."""
+    from driftpost_agent.status_table import render  # noqa: PLC0415
+
+    document = _status(TABLE.load(config))
+    click.echo(json.dumps(document, indent=2) if as_json else render(document))
+
+
+@agent.command()
+@click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_config
+def activate(bundle: Path, config: Path) -> None:
+    """Verify BUNDLE, test it on this device and make it the active one.
+
+    A running agent changes over without losing a request and goes back by itself when the new bundle does not
+    start. Without one, the bundle serves from the next start on.
+    """
+    from driftpost_agent.activation import Activation  # noqa: PLC0415
+    from driftpost_agent.loading import loader, trusted_keys  # noqa: PLC0415
+
+    settings = TABLE.load(config)
+    activation = Activation(
+        settings.path("store.path").parent / "bundles",
+        trusted_keys(settings),
+        allow_unsigned=settings.flag("model.allow_unsigned"),
+        start=loader(settings),
+    )
+    activated = activation.activate(bundle)
+    click.echo(f"verified and tested: {activated.name} {activated.version} ({activated.id[:12]})")
+    try:
+        _status(settings)
+    except DaemonUnreachable:
+        click.echo("No agent is running; it serves from the next start on.")
+        return
+    deadline = time.monotonic() + ACTIVATION_WAIT_S
+    while time.monotonic() < deadline:
+        document = _status(settings)
+        if document["model"].get("bundle") == activated.id:
+            click.echo("The running agent serves it now.")
+            return
+        latest = document["activations"][:1]
+        if latest and latest[0]["bundle"] == activated.id and latest[0]["outcome"] == "rolled back":
+            raise click.ClickException(f"the agent went back to the bundle before: {latest[0]['detail']}")
+        time.sleep(0.2)
+    raise click.ClickException(
+        f"the agent did not change over within {ACTIVATION_WAIT_S:.0f} s; "
+        "see its log and `driftpost agent status`"
+    )
+
+
+@agent.command()
+def settings() -> None:
+    """Print the reference of all settings in agent.toml."""
+    click.echo(TABLE.reference_page(), nl=False)
+
+
+@agent.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("agent.toml"))
+@click.option("--id", "device", default=None, help="Name of this device.  [default: the host's name]")
+@click.option("--bundle", type=click.Path(dir_okay=False, path_type=Path), default=Path("model.bundle"))
+@click.option(
+    "--key", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Public key to trust."
+)
+@click.option("--broker", default="127.0.0.1", show_default=True, help="Host of the MQTT broker.")
+def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker: str) -> None:
+    """Write a commented agent.toml to start from."""
+    text = starter_file(device=device, bundle=bundle, key=key, broker=broker)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise click.ClickException(f"{path} exists already and is left as it is") from None
+    except OSError as error:
+        raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
+    click.echo(f"Wrote {path}. Next: driftpost agent run --config {path}")
+
+
+def _status(settings: Settings) -> dict[str, Any]:
+    return fetch_status(settings.text("server.host"), settings.integer("server.port"))

@@ -1,0 +1,490 @@
+"""The agent's process: one supervisor that owns every thread, starts them in order and stops them in time.
+
+Threads: `driftpost-server` accepts requests, `driftpost-recorder` closes windows, `driftpost-link` talks to
+the broker, `driftpost-watchdog` tells systemd that all of them turn. The main thread supervises: it follows
+the pointer to the active bundle, sends ledgers and keeps the store small.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from driftpost_agent import status
+from driftpost_agent.activation import Activation
+from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
+from driftpost_agent.footprint import footprint
+from driftpost_agent.guard import Guard
+from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
+from driftpost_agent.loading import loader, trusted_keys
+from driftpost_agent.meter import Meter
+from driftpost_agent.runtime_findings import (
+    MODEL_CRASHED,
+    ROLLED_BACK,
+    SELF_TEST_FAILED,
+    STORE_DAMAGED,
+    RuntimeFindings,
+)
+from driftpost_agent.server import InferenceServer
+from driftpost_agent.serving import Serving
+from driftpost_agent.store import Store
+from driftpost_agent.uplink import Uplink
+from driftpost_agent.verdict import GuardedResult
+from driftpost_models.bundle import Bundle, describe
+from driftpost_models.errors import ConfigError, ModelError, RuntimeBackingOff, RuntimeCrashed
+from driftpost_models.policy import Policy
+from driftpost_models.runtime import Runtime
+from driftpost_sync.clock import Clock
+from driftpost_sync.errors import MalformedMessage, SyncError
+from driftpost_sync.messages import DescribeBody
+from driftpost_sync.mqtt_settings import MqttSettings
+from driftpost_sync.settings import Settings
+from driftpost_sync.systemd import Notifier
+from driftpost_sync.topics import Identity
+
+log = logging.getLogger(__name__)
+
+# Seconds between two rounds of the supervisor.
+ROUND_S = 0.5
+# Seconds a loop may take to come round: a window's transaction on a slow card takes one or two.
+LOOP_LIMIT_S = 30.0
+# Seconds a model must not crash before a crash counts as over.
+STABLE_S = 60.0
+# Seconds between two looks at the size of the local history.
+PRUNE_S = 86_400.0
+# A clean stop takes at most 5 s; what may be used of them, in seconds.
+STOP_DRAIN_S = 1.5
+STOP_LINK_S = 1.0
+STOP_CALLS_S = 0.5
+
+
+class Daemon:
+    """One agent. Build it, then `run` it in the main thread.
+
+    Args:
+        settings: agent.toml, parsed by `driftpost_agent.settings.TABLE`.
+        clock: monotonic and wall time.
+        exit_event: set by a signal; ends `run`.
+        notifier: the service manager.
+        monotonic: seconds, for heartbeats.
+
+    Raises:
+        ConfigurationInvalid: settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock,
+        exit_event: threading.Event,
+        notifier: Notifier,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._exit = exit_event
+        self._notifier = notifier
+        self._monotonic = monotonic
+        self._started = monotonic()
+        self._identity = _identity(settings)
+        self._mqtt = MqttSettings.from_settings(settings) if settings.flag("sync.enabled") else None
+        store_path = settings.path("store.path")
+        self._start_runtime = loader(settings)
+        self._activation = Activation(
+            store_path.parent / "bundles",
+            trusted_keys(settings),
+            allow_unsigned=settings.flag("model.allow_unsigned"),
+            start=self._start_runtime,
+        )
+        self._store = Store.open(store_path, clock=clock, synchronous=settings.text("store.synchronous"))
+        self._findings = RuntimeFindings(self._store, clock)
+        self._meter = Meter()
+        self._serving: Serving | None = None
+        self._crash: RuntimeCrashed | None = None
+        self._crashed_at = 0.0
+        self._self_test_problem = ""
+        self._refused_pointer = ""
+        self._link_exit = threading.Event()
+        self._uplink: Uplink | None = None
+        self._server: InferenceServer | None = None
+        self._server_beat = Heartbeat("server", LOOP_LIMIT_S, monotonic)
+        self._recorder_beat = Heartbeat("recorder", LOOP_LIMIT_S, monotonic)
+        self._threads: list[threading.Thread] = []
+        self._ledger_due = monotonic() + settings.number("sync.ledger_seconds")
+        self._prune_due = monotonic()
+
+    # The server's side; called from many threads.
+
+    def model_metadata(self) -> dict[str, Any]:
+        """The active model in the protocol's words."""
+        return self._now_serving().metadata
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]], inference_id: str) -> GuardedResult:
+        """One guarded call."""
+        return self._now_serving().infer(inputs, inference_id)
+
+    def ready(self) -> bool:
+        """Whether inferences are served."""
+        return self._serving is not None and not self._exit.is_set()
+
+    def status(self) -> dict[str, Any]:
+        """The status document, see `driftpost_agent.status`."""
+        serving, uplink = self._serving, self._uplink
+        health, reasons = self._health()
+        pid = getattr(serving.guard.runtime, "pid", None) if serving else None
+        return {
+            "version": version("driftpost"),
+            "pid": os.getpid(),
+            "uptime_s": round(self._monotonic() - self._started, 1),
+            "incarnation": self._store.incarnation,
+            "device": {
+                "id": self._identity.device,
+                "fleet": self._identity.fleet,
+                "attributes": self._settings.text_map("device.attributes"),
+            },
+            "health": {"state": health.value, "reasons": list(reasons)},
+            "server": {"port": self._server.port if self._server else None},
+            "model": status.model_facts(serving) if serving else {},
+            "window_seconds": self._window_seconds(serving.bundle) if serving else None,
+            "inferences": status.inference_facts(self._meter.read()),
+            "windows": status.window_facts(serving, self._store),
+            "findings": status.finding_facts(self._store),
+            "link": status.link_facts(uplink.status() if uplink else None, uplink.address if uplink else ""),
+            "store": status.store_facts(self._store, self._store_problem()),
+            "process": status.process_facts(footprint(pid)),
+            "clock": {"mono_ms": self._clock.mono_ms(), "wall_good": self._clock.wall_ms() is not None},
+            "activations": [asdict(entry) for entry in self._store.activations(status.SHOWN)],
+        }
+
+    def metrics(self) -> str:
+        """The numbers of the status document for Prometheus."""
+        return status.metrics(self.status())
+
+    # The main thread.
+
+    def run(self) -> None:
+        """Start everything, serve until the exit event, stop everything.
+
+        Raises:
+            AgentError: it can't start; nothing is left running.
+        """
+        try:
+            self._start()
+            self._notifier.ready(self._summary())
+            log.info("ready", extra={"address": f"{self._settings.text('server.host')}:{self._port()}"})
+            while not self._exit.wait(ROUND_S):
+                try:
+                    self._round()
+                except (AgentError, ModelError, SyncError, sqlite3.Error) as error:
+                    log.exception("supervision failed for this round: %s", error)
+        finally:
+            self._notifier.stopping()
+            self._stop()
+
+    def _start(self) -> None:
+        settings = self._settings
+        if self._store.set_aside is not None:
+            text = f"the database was damaged and is now {self._store.set_aside.name}; a new one was begun"
+            self._findings.raise_(STORE_DAMAGED, text)
+        if self._mqtt is not None:
+            self._uplink = Uplink(
+                self._mqtt,
+                self._identity,
+                settings.text_map("device.attributes"),
+                self._store,
+                describe=self._describe_again,
+                clock=self._clock,
+                exit_event=self._link_exit,
+            )
+        bundle, problem = self._activation.at_start(settings.path("model.bundle"))
+        if problem:
+            self._findings.raise_(ROLLED_BACK, problem, bundle.id)
+            self._store.record_activation(bundle.id, bundle.name, bundle.version, "kept", problem)
+        self._replay_golden(bundle)
+        self._serve(bundle, "started")
+        self._findings.settle()
+        self._server = self._open_server()
+        self._spawn("driftpost-server", self._server.serve_forever)
+        if self._uplink is not None:
+            self._uplink.start()
+        if self._notifier.watchdog_interval_s is not None:
+            self._spawn("driftpost-watchdog", self._watch)
+
+    def _open_server(self) -> InferenceServer:
+        settings = self._settings
+        host, port = settings.text("server.host"), settings.integer("server.port")
+        try:
+            return InferenceServer(
+                (host, port),
+                self,
+                max_request_bytes=round(settings.number("server.max_request_mb") * 2**20),
+                max_connections=settings.integer("server.max_connections"),
+                progress=self._server_beat.beat,
+            )
+        except OSError as error:
+            raise ConfigurationInvalid(
+                "server.host and server.port",
+                f"{host}:{port} can't be listened on ({error.strerror or error})",
+                "Stop what uses that port, or choose another.",
+            ) from error
+
+    def _round(self) -> None:
+        """What the supervisor looks after, every half second."""
+        now = self._monotonic()
+        self._follow_pointer()
+        if self._crash is not None and now - self._crashed_at > STABLE_S:
+            self._crash = None
+            self._findings.clear(MODEL_CRASHED, f"the model has run for {STABLE_S:.0f} s without a crash")
+        serving = self._serving
+        if serving is not None:
+            serving.guard.checks.retry()
+        if self._uplink is not None:
+            if now >= self._ledger_due:
+                self._ledger_due = now + self._settings.number("sync.ledger_seconds")
+                self._uplink.queue_ledger()
+            self._uplink.problem()
+        if now >= self._prune_due:
+            self._prune_due = now + PRUNE_S
+            self._store.prune(round(self._settings.number("store.history_mb") * 2**20))
+        self._notifier.status(self._summary())
+
+    def _stop(self) -> None:
+        """Stop within 5 s: take no more requests, record the open window, say what there is to say, end."""
+        server, serving, uplink = self._server, self._serving, self._uplink
+        if server is not None:
+            server.shutdown()
+            server.close_connections()
+        if serving is not None:
+            serving.drain(STOP_CALLS_S)
+            serving.guard.flush()
+        if uplink is not None:
+            try:
+                uplink.queue_ledger()
+                self._drain(uplink)
+            except sqlite3.Error as error:
+                log.error("the last account could not be queued: %s", error)
+            self._link_exit.set()
+            if not uplink.stop(STOP_LINK_S):
+                log.warning("the link did not end in time")
+        self._exit.set()
+        for thread in self._threads:
+            thread.join(ROUND_S)
+        if serving is not None:
+            serving.guard.close()
+        self._store.close()
+        log.info("stopped")
+
+    def _drain(self, uplink: Uplink) -> None:
+        """Give the link a moment to deliver the last window, if it delivers at all."""
+        uplink.wake()
+        deadline = self._monotonic() + STOP_DRAIN_S
+        while self._monotonic() < deadline and not uplink.problem()[0]:
+            if self._store.outbox_pending().messages == 0:
+                return
+            time.sleep(0.02)
+
+    # Bundles.
+
+    def _replay_golden(self, bundle: Bundle) -> None:
+        """Test the active bundle on this very hardware; a difference is reported, not fatal."""
+        try:
+            self._activation.self_test(bundle)
+            self._self_test_problem = ""
+        except ActivationFailed as error:
+            if error.step != "self-test":
+                raise
+            self._self_test_problem = error.problem
+            self._findings.raise_(SELF_TEST_FAILED, error.problem, bundle.id)
+
+    def _serve(self, bundle: Bundle, outcome: str) -> None:
+        """Make a bundle the one that is served, and let the one before go."""
+        policy = self._policy(bundle)
+        try:
+            runtime = self._start_runtime(bundle)
+        except ModelError as error:
+            raise ActivationFailed(bundle.name, "start", str(error)) from error
+        guard = Guard(
+            bundle,
+            runtime,
+            store=self._store,
+            fallback=self._start_fallback(policy),
+            policy=policy,
+            clock=self._clock,
+            window_seconds=self._settings.optional("windows.seconds", float),
+            window_rows=self._settings.optional("windows.rows", int),
+            flush_seconds=self._settings.number("windows.flush_seconds"),
+            on_window=lambda _: self._wake_uplink(),
+            on_failure=self._model_failed,
+            progress=self._recorder_beat.beat,
+            meter=self._meter,
+        )
+        before, self._serving = self._serving, Serving(bundle, guard)
+        self._store.record_activation(bundle.id, bundle.name, bundle.version, outcome)
+        self._store.describe(self._description(bundle))
+        if self._uplink is not None:
+            self._uplink.active(bundle.id, bundle.schema.id, f"{runtime.version} {runtime.provider}")
+            self._uplink.wake()
+        log.info("serving", extra={"bundle": bundle.id[:12], "model": bundle.name, "version": bundle.version})
+        if before is not None:
+            before.drain()
+            before.guard.close()
+
+    def _start_fallback(self, policy: Policy) -> Runtime | None:
+        path = self._settings.optional("model.fallback", Path)
+        if path is not None:
+            bundle = self._activation.verify(path)
+            try:
+                return self._start_runtime(bundle)
+            except ModelError as error:
+                raise ActivationFailed(str(path), "start", str(error)) from error
+        if "fallback" in {policy.on_bad_verdict, *policy.reasons.values()}:
+            log.warning("the policy says fallback, but model.fallback names none: the guard abstains")
+        return None
+
+    def _follow_pointer(self) -> None:
+        """Serve what the pointer names when a command has moved it; go back when that does not start."""
+        pointer, serving = self._activation.pointer(), self._serving
+        if pointer is None or serving is None or pointer.active in (serving.bundle.id, self._refused_pointer):
+            return
+        try:
+            bundle = self._activation.verify(self._activation.installed(pointer.active))
+            self._serve(bundle, "activated")
+            self._self_test_problem = ""
+        except (ActivationFailed, ModelError, ConfigError) as error:
+            log.error("%s", error)
+            self._store.record_activation(pointer.active, "", "", "rolled back", str(error))
+            self._findings.raise_(ROLLED_BACK, str(error), serving.bundle.id)
+            self._refused_pointer = pointer.active
+            self._activation.roll_back(pointer.active, str(error))
+
+    def _policy(self, bundle: Bundle) -> Policy:
+        changes = {
+            name: self._settings[f"policy.{name}"]
+            for name in ("on_bad_verdict", "min_confidence", "budget")
+            if self._settings[f"policy.{name}"] is not None
+        }
+        return bundle.policy.with_(**changes) if changes else bundle.policy
+
+    def _window_seconds(self, bundle: Bundle) -> float:
+        return self._settings.optional("windows.seconds", float) or bundle.policy.window_seconds
+
+    def _description(self, bundle: Bundle) -> DescribeBody:
+        plain = {
+            **describe(bundle),
+            "window_s": self._window_seconds(bundle),
+            "budget": self._policy(bundle).budget,
+        }
+        return DescribeBody.from_plain(plain)
+
+    def _describe_again(self, wanted: str | None) -> None:
+        """The aggregator asks for a description: of the active bundle, or of an earlier one that is kept."""
+        serving = self._serving
+        if serving is not None and wanted in (None, serving.bundle.id):
+            self._store.describe(self._description(serving.bundle), again=True)
+        elif wanted is not None:
+            try:
+                bundle = self._activation.verify(self._activation.installed(wanted))
+                self._store.describe(self._description(bundle), again=True)
+            except (ActivationFailed, MalformedMessage) as error:
+                log.warning("bundle %s can't be described any more: %s", wanted[:12], error)
+        self._wake_uplink()
+
+    # Health.
+
+    def _model_failed(self, error: Exception) -> None:
+        """Called from a request's thread when the model gave no answer."""
+        serving = self._serving
+        if not isinstance(error, RuntimeCrashed) or isinstance(error, RuntimeBackingOff) or serving is None:
+            return
+        self._crash, self._crashed_at = error, self._monotonic()
+        self._findings.raise_(MODEL_CRASHED, str(error), serving.bundle.id)
+        self._wake_uplink()
+
+    def _health(self) -> tuple[Health, tuple[str, ...]]:
+        problem, down_s = self._uplink.problem() if self._uplink else ("", 0.0)
+        runtime = self._serving.guard.runtime if self._serving else None
+        return assess(
+            Signs(
+                serving=runtime is not None and bool(getattr(runtime, "alive", True)),
+                stalled=self._stalled(),
+                model_problem=str(self._crash or ""),
+                store_problem=self._store_problem(),
+                link_problem=problem,
+                link_down_s=down_s,
+                self_test_problem=self._self_test_problem,
+            )
+        )
+
+    def _stalled(self) -> tuple[str, ...]:
+        if self._server is None:
+            return ()
+        found = list(stalled((self._server_beat, self._recorder_beat)))
+        # A call can wait its turn behind others; far beyond the model's deadline nothing moves any more.
+        if self._server.oldest_request_s() > LOOP_LIMIT_S + 3 * self._settings.number(
+            "model.deadline_seconds"
+        ):
+            found.append("inference")
+        if self._uplink is not None:
+            behind_ms = self._clock.mono_ms() - self._uplink.status().round_mono
+            if behind_ms > 1000 * LOOP_LIMIT_S and self._monotonic() - self._started > LOOP_LIMIT_S:
+                found.append("link")
+        return tuple(found)
+
+    def _watch(self) -> None:
+        """Feed systemd's watchdog while every loop proves progress."""
+        interval = self._notifier.watchdog_interval_s or ROUND_S
+        while not self._exit.wait(min(interval, ROUND_S * 10)):
+            missing = self._stalled()
+            if missing:
+                log.error("the watchdog is not fed", extra={"stalled": ",".join(missing)})
+            else:
+                self._notifier.feed_watchdog()
+
+    def _store_problem(self) -> str:
+        return self._serving.guard.checks.store_problem if self._serving else ""
+
+    def _summary(self) -> str:
+        health, reasons = self._health()
+        serving = self._serving
+        model = f"{serving.bundle.name} {serving.bundle.version}" if serving else "no model"
+        return f"{health.value}: {reasons[0]}" if reasons else f"{health.value}: serving {model}"
+
+    def _now_serving(self) -> Serving:
+        serving = self._serving
+        if serving is None:
+            raise RequestRefused("the model is not loaded yet; try again", 503)
+        return serving
+
+    def _wake_uplink(self) -> None:
+        if self._uplink is not None:
+            self._uplink.wake()
+
+    def _port(self) -> int:
+        return self._server.port if self._server else 0
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+
+def _identity(settings: Settings) -> Identity:
+    try:
+        return Identity(settings.text("device.fleet"), settings.text("device.id"))
+    except MalformedMessage as error:
+        raise ConfigurationInvalid(
+            "device.id and device.fleet",
+            error.reason,
+            "They become part of a topic: use letters, digits, '.', '_' and '-'.",
+        ) from error

@@ -1,0 +1,462 @@
+"""The guard: checks an inference's inputs and outputs, gives its verdict, and records it.
+
+    with Guard.open("digits.bundle", trusted=["team.pub"], store="guard.db") as guard:
+        result = guard.run(image)
+
+The path of an ordinary call is short: compare shapes, compare with two limits, run the model, look for
+non-finite answers, copy the raw row into a block. Everything else happens when something is wrong, once every
+few hundred rows, or in the recorder's thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftpost_agent.block_buffer import Raw, RowLayout, TensorLayout
+from driftpost_agent.checks import WindowChecks
+from driftpost_agent.errors import GuardClosed
+from driftpost_agent.frozen import FrozenWatch
+from driftpost_agent.input_checks import TensorCheck, sampled
+from driftpost_agent.meter import Meter
+from driftpost_agent.output_checks import OutputCheck
+from driftpost_agent.recorder import ClosedWindow, Recorder
+from driftpost_agent.signature import Signature, Tensors, joined
+from driftpost_agent.store import Store
+from driftpost_agent.ticker import Ticker
+from driftpost_agent.verdict import OK, GuardedResult, Reason, Status, Verdict, verdict_of
+from driftpost_models.bundle import Bundle
+from driftpost_models.errors import BundleUntrusted, InferenceFailed, RuntimeCrashed
+from driftpost_models.policy import Policy
+from driftpost_models.probes.block import as_rows
+from driftpost_models.probes.classification import Classification
+from driftpost_models.runtime import Runtime, load_model
+from driftpost_models.signing import PublicKey, load_public_key
+from driftpost_sync.clock import Clock, SystemClock
+
+log = logging.getLogger(__name__)
+
+# Bytes of a tensor up to which its row is copied through a `bytes` object; above, through a view of it.
+SMALL_TENSOR_BYTES = 4096
+# Shapes of dynamic models whose layouts are kept; a model fed in more sizes than this gets them anew.
+MAX_LAYOUTS = 64
+
+OnFailure = Callable[[Exception], None]
+
+
+class _Call(NamedTuple):
+    """A call that did not go the ordinary way, for what follows from it."""
+
+    inputs: Tensors
+    rows: int
+    inference_id: str
+    started_ns: int
+    model_ns: int
+
+
+class Guard:
+    """Guards one model of one bundle. `run` may be called from several threads.
+
+    Args:
+        bundle: model, baseline and policy.
+        runtime: the loaded model; None loads the bundle's model into this process. Closed with the guard.
+        store: where windows, findings and messages are kept: an open store, which stays the caller's, or a
+            path, which the guard opens and closes. None keeps nothing but still calls `on_window`.
+        fallback: answers when the policy says "fallback". Closed with the guard.
+        policy: instead of the bundle's.
+        clock: monotonic and wall time.
+        window_seconds: instead of the policy's.
+        window_rows: close a window early at this many rows.
+        on_window: called with each closed window after it was recorded.
+        on_failure: called when the model failed on a call.
+        flush_seconds: rows are sketched at least this often by that thread.
+        progress: called after each of its rounds.
+        meter: counts calls; one of the guard's own if None.
+        threaded: whether a thread of the guard's own closes windows in time. False leaves it to `tick`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: Runtime | None = None,
+        *,
+        store: Store | Path | str | None = None,
+        fallback: Runtime | None = None,
+        policy: Policy | None = None,
+        clock: Clock | None = None,
+        window_seconds: float | None = None,
+        window_rows: int | None = None,
+        on_window: Callable[[ClosedWindow], None] | None = None,
+        on_failure: OnFailure | None = None,
+        flush_seconds: float = 1.0,
+        threaded: bool = True,
+        progress: Callable[[], None] = lambda: None,
+        meter: Meter | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.policy = policy or bundle.policy
+        self._clock = clock or SystemClock()
+        self._own_store = store is not None and not isinstance(store, Store)
+        self.store = Store.open(store, clock=self._clock) if isinstance(store, (str, Path)) else store
+        self.runtime = runtime or load_model(bundle.model_bytes, kind=bundle.model_kind)
+        self.fallback = fallback
+        self._fallback_signature = Signature(fallback.inputs) if fallback else None
+        self._signature = Signature(self.runtime.inputs)
+        self._input_checks = tuple(
+            TensorCheck(spec.dtype, bundle.limits.get(spec.name)) for spec in self.runtime.inputs
+        )
+        self._output_check = OutputCheck(self.runtime.outputs, _scores(bundle), self.policy.min_confidence)
+        runs = [limits.longest_run for limits in bundle.limits.values()]
+        # A row counts as repeated when all inputs repeat, so the shortest of their runs is the reference's.
+        self._frozen = FrozenWatch(min(runs, default=1))
+        self._frozen_lock = threading.Lock()
+        self._actions: dict[Reason, str] = {
+            reason: self.policy.action(reason.label) for reason in Reason if reason is not Reason.OK
+        }
+        # With fixed shapes there is one layout for all single rows, and no key to compute.
+        self._fixed = not any(
+            size is None
+            for spec in (*self.runtime.inputs, *self.runtime.outputs)
+            for size in spec.shape[spec.batched :]
+        )
+        self._answered_layout: RowLayout | None = None
+        self._unanswered_layout: RowLayout | None = None
+        self._layouts: dict[tuple[tuple[int, ...], ...], RowLayout] = {}
+        self._on_window = on_window
+        self._on_failure = on_failure
+        self.meter = meter or Meter()
+        self._closed = False
+        self._numbers = itertools.count(1)
+        # Unique over restarts and over bundles served one after the other by one process.
+        self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
+        seconds = window_seconds or self.policy.window_seconds
+        self.checks = WindowChecks(bundle, self.store, window_seconds=seconds, budget=self.policy.budget)
+        self._ticker: Ticker | None = None
+        self.recorder = Recorder(
+            bundle.probes.copy(),
+            bundle.schema,
+            clock=self._clock,
+            window_ms=max(1, round(seconds * 1000)),
+            on_window=self._window_closed,
+            window_rows=window_rows,
+            inline=not threaded,
+            wake=self._wake,
+        )
+        if threaded:
+            self._ticker = Ticker(
+                self.recorder.tick,
+                self.recorder.seconds_to_boundary,
+                interval_s=flush_seconds,
+                progress=progress,
+            )
+            self._ticker.start()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        trusted: Sequence[PublicKey | Path | str] = (),
+        allow_unsigned: bool = False,
+        store: Store | Path | str | None = None,
+        clock: Clock | None = None,
+    ) -> Guard:
+        """Open a bundle, check it and guard its model in this process.
+
+        Args:
+            path: of the bundle.
+            trusted: public keys, or their files; the bundle must be signed with one of them.
+            allow_unsigned: take it as it is when no key is given; for trials.
+            store: see the class.
+            clock: see the class.
+
+        Raises:
+            BundleUntrusted: it is not signed by a trusted key, or no key was given.
+            BundleError: it is damaged or too new.
+            ModelRefused: the model can't be loaded here.
+            StoreUnusable: the store can't be opened.
+        """
+        keys = [load_public_key(Path(key)) if isinstance(key, (str, Path)) else key for key in trusted]
+        if not keys and not allow_unsigned:
+            raise BundleUntrusted(
+                f"no key was given to trust {path} by: pass trusted=[...] with the public key of whoever "
+                "built it, or allow_unsigned=True for a trial"
+            )
+        return cls(Bundle.open(Path(path), keys or None), store=store, clock=clock)
+
+    def run(self, inputs: Tensors | NDArray[Any], inference_id: str = "") -> GuardedResult:
+        """One guarded call.
+
+        Args:
+            inputs: the model's inputs by name, or the array itself where there is one; exactly the dtype and
+                shape the model takes, several rows allowed where it has a batch.
+            inference_id: the caller's name for it; the guard numbers it otherwise.
+
+        Returns:
+            Outputs and verdict. An input that does not fit, and a model that fails, give a verdict without
+            outputs, not an exception.
+
+        Raises:
+            GuardClosed: after `close`.
+        """
+        started = perf_counter_ns()
+        if self._closed:
+            raise GuardClosed
+        if not isinstance(inputs, Mapping):
+            inputs = {self._signature.names[0]: np.asarray(inputs)}
+        inference_id = inference_id or f"{self._prefix}-{next(self._numbers)}"
+        if self._signature.fits_one_row(inputs):
+            return self._run_row(inputs, inference_id, started)
+        problem = self._signature.problem(inputs)
+        if problem is not None:
+            return self._refuse(problem, inference_id, started)
+        return self._run_batch(inputs, inference_id, started)
+
+    def flush(self) -> None:
+        """Close the open window now; it is recorded before this returns."""
+        self.recorder.close_window()
+        self.checks.retry()
+
+    def tick(self) -> None:
+        """What the guard's own thread does every second or so, for guards without one."""
+        self.recorder.tick()
+
+    def close(self) -> None:
+        """Record the open window, stop the thread, and close the model; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._ticker is not None:
+            self._ticker.stop()
+        self.flush()
+        self.runtime.close()
+        if self.fallback is not None:
+            self.fallback.close()
+        if self._own_store and self.store is not None:
+            self.store.close()
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run_row(self, inputs: Tensors, inference_id: str, started: int) -> GuardedResult:
+        reasons: set[Reason] | None = None
+        raws: list[Raw] = []
+        prints: list[bytes] = []
+        for name, check in zip(self._signature.names, self._input_checks, strict=True):
+            flat = inputs[name].reshape(1, -1)
+            if not check.passes(flat):
+                reasons = (reasons or set()) | check.examine(flat)[0]
+            if flat.nbytes <= SMALL_TENSOR_BYTES:
+                raw = flat.tobytes()
+                raws.append(raw)
+                prints.append(raw)
+            else:
+                raws.append(np.ascontiguousarray(flat).view(np.uint8).data.cast("B"))
+                prints.append(sampled(flat).tobytes())
+        with self._frozen_lock:
+            if self._frozen.frozen(tuple(prints)):
+                reasons = (reasons or set()) | {Reason.FROZEN}
+        before = perf_counter_ns()
+        try:
+            outputs = self.runtime.run(inputs)
+        except (InferenceFailed, RuntimeCrashed) as error:
+            spent = perf_counter_ns() - before
+            reasons = (reasons or set()) | {Reason.MODEL_FAILED}
+            layout = self._layout(inputs, {}, 1)
+            self.recorder.append_unanswered(layout, raws, int(min(reasons)))
+            return self._failed(_Call(inputs, 1, inference_id, started, spent), reasons, error)
+        spent = perf_counter_ns() - before
+        wrong = self._output_check.examine(outputs, 1)
+        if wrong is not None:
+            reasons = (reasons or set()) | wrong[0]
+        layout = self._layout(inputs, outputs, 1)
+        for tensor in layout.outputs:
+            value = outputs[tensor.name]
+            if tensor.row_bytes <= SMALL_TENSOR_BYTES:
+                raws.append(value.tobytes())
+            else:
+                raws.append(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        self.recorder.append(layout, raws, spent / 1000, int(min(reasons)) if reasons else 0)
+        if not reasons:
+            self.meter.count_ok(1, perf_counter_ns() - started, spent)
+            return GuardedResult(outputs, OK, inference_id)
+        return self._judged(_Call(inputs, 1, inference_id, started, spent), outputs, reasons)
+
+    def _run_batch(self, inputs: Tensors, inference_id: str, started: int) -> GuardedResult:
+        rows = self._signature.rows(inputs)
+        reasons: list[set[Reason]] = [set() for _ in range(rows)]
+        for spec, check in zip(self._signature.specs, self._input_checks, strict=True):
+            tensor = inputs[spec.name]
+            flat = tensor.reshape(rows, -1) if spec.batched else tensor.reshape(1, -1)
+            if not check.passes(flat):
+                for row, found in enumerate(check.examine(flat)):
+                    for marked in (reasons[row],) if spec.batched else reasons:
+                        marked.update(found)
+        self._watch_batch(inputs, rows, reasons)
+        before = perf_counter_ns()
+        try:
+            outputs = self._call(inputs, rows)
+        except (InferenceFailed, RuntimeCrashed) as error:
+            spent = perf_counter_ns() - before
+            for marked in reasons:
+                marked.add(Reason.MODEL_FAILED)
+            for marked in reasons:
+                self.recorder.append_refused(int(min(marked)))
+            call = _Call(inputs, rows, inference_id, started, spent)
+            return self._failed(call, set().union(*reasons), error)
+        spent = perf_counter_ns() - before
+        wrong = self._output_check.examine(outputs, rows)
+        if wrong is not None:
+            for marked, found in zip(reasons, wrong, strict=True):
+                marked.update(found)
+        layout = self._layout(inputs, outputs, rows)
+        tensors = [
+            value
+            for specs, values in ((self.runtime.inputs, inputs), (self.runtime.outputs, outputs))
+            for spec in specs
+            if (value := as_rows(spec, values[spec.name], rows)) is not None
+        ]
+        codes = np.array([int(min(marked)) if marked else 0 for marked in reasons], dtype=np.int64)
+        self.recorder.extend(layout, tensors, spent / 1000 / rows, codes)
+        every = set().union(*reasons)
+        if not every:
+            self.meter.count_ok(rows, perf_counter_ns() - started, spent)
+            return GuardedResult(outputs, OK, inference_id, rows)
+        return self._judged(_Call(inputs, rows, inference_id, started, spent), outputs, every)
+
+    def _watch_batch(self, inputs: Tensors, rows: int, reasons: list[set[Reason]]) -> None:
+        samples = [
+            sampled(inputs[spec.name].reshape(rows if spec.batched else 1, -1))
+            for spec in self._signature.specs
+        ]
+        with self._frozen_lock:
+            for row in range(rows):
+                prints = tuple(sample[row if len(sample) == rows else 0].tobytes() for sample in samples)
+                if self._frozen.frozen(prints):
+                    reasons[row].add(Reason.FROZEN)
+
+    def _call(self, inputs: Tensors, rows: int) -> Mapping[str, NDArray[Any]]:
+        if rows == 1 or not self._signature.row_by_row:
+            return self.runtime.run(inputs)
+        return joined([self.runtime.run(self._signature.row(inputs, row)) for row in range(rows)])
+
+    def _judged(
+        self, call: _Call, outputs: Mapping[str, NDArray[Any]], reasons: set[Reason]
+    ) -> GuardedResult:
+        """What the policy makes of a call with something wrong in it."""
+        actions = {self._actions[reason] for reason in reasons}
+        if "abstain" in actions:
+            return self._answered(call, Status.ABSTAINED, {}, reasons)
+        if "fallback" in actions:
+            return self._fall_back(call, reasons)
+        return self._answered(call, Status.FLAGGED, outputs, reasons)
+
+    def _failed(self, call: _Call, reasons: set[Reason], error: Exception) -> GuardedResult:
+        """The model gave no answer: flagging one is not possible, a fallback may give another."""
+        if self._on_failure is not None:
+            self._on_failure(error)
+        actions = {self._actions[reason] for reason in reasons}
+        if "abstain" not in actions and "fallback" in actions:
+            return self._fall_back(call, reasons, str(error))
+        return self._answered(call, Status.ABSTAINED, {}, reasons, str(error))
+
+    def _fall_back(self, call: _Call, reasons: set[Reason], detail: str = "") -> GuardedResult:
+        before = perf_counter_ns()
+        answer = self._ask_fallback(call.inputs, call.rows)
+        call = call._replace(model_ns=call.model_ns + perf_counter_ns() - before)
+        if answer is None:
+            return self._answered(call, Status.ABSTAINED, {}, reasons, detail)
+        return self._answered(call, Status.FALLBACK, answer, reasons, detail)
+
+    def _answered(
+        self,
+        call: _Call,
+        status: Status,
+        outputs: Mapping[str, NDArray[Any]],
+        reasons: set[Reason],
+        detail: str = "",
+    ) -> GuardedResult:
+        self.meter.count(status, reasons, call.rows, perf_counter_ns() - call.started_ns, call.model_ns)
+        return GuardedResult(outputs, verdict_of(status, reasons), call.inference_id, call.rows, detail)
+
+    def _refuse(self, problem: tuple[Reason, str], inference_id: str, started: int) -> GuardedResult:
+        reason, detail = problem
+        self.recorder.append_refused(int(reason))
+        self.meter.count(Status.ABSTAINED, (reason,), 1, perf_counter_ns() - started, 0)
+        return GuardedResult({}, Verdict(Status.ABSTAINED, (reason,)), inference_id, 1, detail)
+
+    def _ask_fallback(self, inputs: Tensors, rows: int) -> Mapping[str, NDArray[Any]] | None:
+        """The fallback's answer; None when there is no fallback, or it fails as well."""
+        signature = self._fallback_signature
+        if self.fallback is None or signature is None or signature.problem(inputs) is not None:
+            return None
+        try:
+            if rows == 1 or not signature.row_by_row:
+                return self.fallback.run(inputs)
+            return joined([self.fallback.run(signature.row(inputs, row)) for row in range(rows)])
+        except (InferenceFailed, RuntimeCrashed) as error:
+            log.warning("the fallback model failed as well: %s", error)
+            return None
+
+    def _layout(self, inputs: Tensors, outputs: Mapping[str, NDArray[Any]], rows: int) -> RowLayout:
+        """The one layout object of these shapes."""
+        if self._fixed and rows == 1:
+            layout = self._answered_layout if outputs else self._unanswered_layout
+            if layout is not None:
+                return layout
+        key = (
+            *(inputs[name].shape[1:] for name in self._signature.names),
+            *(value.shape[1:] for value in outputs.values()),
+            (len(outputs), rows),
+        )
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            layout = RowLayout(
+                _layouts(self.runtime.inputs, inputs, rows), _layouts(self.runtime.outputs, outputs, rows)
+            )
+            self._layouts[key] = layout
+        if self._fixed and rows == 1:
+            if outputs:
+                self._answered_layout = layout
+            else:
+                self._unanswered_layout = layout
+        return layout
+
+    def _window_closed(self, closed: ClosedWindow) -> None:
+        self.checks.take(closed)
+        if self._on_window is not None:
+            self._on_window(closed)
+
+    def _wake(self) -> None:
+        if self._ticker is not None:
+            self._ticker.wake()
+
+
+def _layouts(specs: Sequence[Any], values: Tensors, rows: int) -> tuple[TensorLayout, ...]:
+    found = []
+    for spec in specs:
+        if spec.name in values:
+            value = as_rows(spec, values[spec.name], rows)
+            if value is not None:
+                found.append(TensorLayout(spec.name, value.shape[1:], value.dtype))
+    return tuple(found)
+
+
+def _scores(bundle: Bundle) -> Classification | None:
+    return next((probe for probe in bundle.probes.probes if isinstance(probe, Classification)), None)

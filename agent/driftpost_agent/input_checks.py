@@ -1,0 +1,159 @@
+"""Is this input one that the model can be asked about? Non-finite, far outside the reference, saturated.
+
+Two passes: `passes` answers the usual case in about a microsecond; only when it says no does `examine` find
+out what is wrong with which row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftpost_models.input_limits import InputLimits
+from driftpost_models.reasons import Reason
+
+# How far beyond the reference's range a value may lie, in widths of that range: drift is for the detectors, a
+# verdict is for values that make no sense.
+RANGE_MARGIN = 1.0
+# Width given to a range of one value (a constant column), as a share of that value: rounding must pass.
+CONSTANT_WIDTH = 1e-6
+# Least elements of a row for a share of them at the limits to mean anything: images and signals, not columns.
+SATURATION_ELEMENTS = 64
+# Elements of a row that are looked at for saturation, at most; the rest of a large frame tells the same.
+SAMPLED_ELEMENTS = 4096
+# How far from the reference's largest share of clipped elements towards "all of them" is saturated.
+SATURATION_STEP = 0.5
+
+
+class TensorCheck:
+    """Checks one input tensor against what the reference showed of it.
+
+    Args:
+        dtype: of the tensor.
+        limits: what the reference showed, in raw units; None checks only that values are finite.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], limits: InputLimits | None) -> None:
+        self._floating = dtype.kind == "f"
+        self._limits = limits
+        self._low, self._high = _far_limits(dtype, limits)
+        self._elementwise = self._low.size > 1
+        self._lowest = float(self._low.min()) if self._low.size else 0.0
+        self._highest = float(self._high.max()) if self._high.size else 0.0
+        self._true = b"\x01" * self._low.size
+        info = None if self._floating or dtype.kind not in "iu" else np.iinfo(dtype)
+        # An integer range that covers every code can not be left.
+        self._bounded = info is None or self._lowest > info.min or self._highest < info.max
+        self._low_edge, self._high_edge, self._low_share, self._high_share = _saturation(limits)
+
+    def passes(self, rows: NDArray[Any]) -> bool:
+        """Whether every row is fine.
+
+        Args:
+            rows: array[rows, elements] of raw values.
+        """
+        if self._bounded:
+            # With free dimensions a row may have another size than the reference's rows had.
+            elementwise = self._elementwise and rows.shape[1] == self._low.size
+            if elementwise and len(rows) == 1:
+                # NaN compares false with everything, so these two find non-finite values as well. Comparing
+                # the bytes of the answers costs a third of what `all()` does.
+                if (rows >= self._low).tobytes() != self._true or (
+                    rows <= self._high
+                ).tobytes() != self._true:
+                    return False
+            elif elementwise:
+                if not (np.all(rows >= self._low) and np.all(rows <= self._high)):
+                    return False
+            elif rows.size and not (rows.min() >= self._lowest and rows.max() <= self._highest):
+                return False
+        return not self._saturable(rows) or not self._saturated(rows).any()
+
+    def examine(self, rows: NDArray[Any]) -> list[set[Reason]]:
+        """What is wrong with each row.
+
+        Args:
+            rows: array[rows, elements] of raw values.
+        """
+        reasons: list[set[Reason]] = [set() for _ in range(len(rows))]
+        finite = np.isfinite(rows) if self._floating else np.ones(rows.shape, dtype=bool)
+        fits = self._low.size in (1, rows.shape[1])
+        low, high = (self._low, self._high) if fits else (self._lowest, self._highest)
+        inside = (rows >= low) & (rows <= high) | ~finite
+        for row in np.flatnonzero(~finite.all(axis=1)):
+            reasons[row].add(Reason.NONFINITE_INPUT)
+        for row in np.flatnonzero(~inside.all(axis=1)):
+            reasons[row].add(Reason.OUT_OF_RANGE)
+        if self._saturable(rows):
+            for row in np.flatnonzero(self._saturated(rows)):
+                reasons[row].add(Reason.SATURATED)
+        return reasons
+
+    def _saturable(self, rows: NDArray[Any]) -> bool:
+        return self._limits is not None and rows.shape[1] >= SATURATION_ELEMENTS
+
+    def _saturated(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        sample = sampled(rows)
+        size = sample.shape[1]
+        at_low = np.count_nonzero(sample <= self._low_edge, axis=1)
+        at_high = np.count_nonzero(sample >= self._high_edge, axis=1)
+        saturated: NDArray[np.bool_] = (at_low > self._low_share * size) | (at_high > self._high_share * size)
+        return saturated
+
+
+def sampled(rows: NDArray[Any]) -> NDArray[Any]:
+    """Evenly spaced elements of each row, at most SAMPLED_ELEMENTS of them, as a view.
+
+    The step is odd, so that it does not fall into step with the channels or the width of an image.
+    """
+    step = -(-rows.shape[1] // SAMPLED_ELEMENTS) if rows.shape[1] > SAMPLED_ELEMENTS else 1
+    return rows[:, :: step | 1]
+
+
+def _far_limits(dtype: np.dtype[Any], limits: InputLimits | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Lowest and highest value that makes sense, per element or as arrays of one, in the tensor's dtype."""
+    if dtype.kind == "b" or limits is None or not np.size(limits.low):
+        if dtype.kind == "f":
+            info = np.finfo(dtype)
+            return np.array([info.min], dtype=dtype), np.array([info.max], dtype=dtype)
+        if dtype.kind == "b":
+            return np.array([False]), np.array([True])
+        whole = np.iinfo(dtype)
+        return np.array([whole.min], dtype=dtype), np.array([whole.max], dtype=dtype)
+    low = np.atleast_1d(np.asarray(limits.low, dtype=np.float64))
+    high = np.atleast_1d(np.asarray(limits.high, dtype=np.float64))
+    # A column that was never finite has the whole line for its range.
+    with np.errstate(over="ignore"):
+        width = np.maximum(high - low, CONSTANT_WIDTH * np.maximum(np.abs(low), np.abs(high)))
+        low, high = low - RANGE_MARGIN * width, high + RANGE_MARGIN * width
+    if dtype.kind == "f":
+        largest = float(np.finfo(dtype).max)
+        return np.clip(low, -largest, largest).astype(dtype), np.clip(high, -largest, largest).astype(dtype)
+    whole = np.iinfo(dtype)
+    return (
+        np.array([_code(math.floor, value, whole) for value in low], dtype=dtype),
+        np.array([_code(math.ceil, value, whole) for value in high], dtype=dtype),
+    )
+
+
+def _code(round_: Callable[[float], int], value: float, whole: np.iinfo[Any]) -> int:
+    """The nearest code that a limit can be; compared as integers, as 64-bit ends do not survive a float."""
+    if value <= whole.min:
+        return int(whole.min)
+    return int(whole.max) if value >= whole.max else min(round_(value), int(whole.max))
+
+
+def _saturation(limits: InputLimits | None) -> tuple[float, float, float, float]:
+    """Ends of the tensor's range, and the share of elements at each that is still normal."""
+    if limits is None or not np.size(limits.low):
+        return 0.0, 0.0, 1.0, 1.0
+    return (
+        limits.floor,
+        limits.ceiling,
+        limits.low_share + SATURATION_STEP * (1 - limits.low_share),
+        limits.high_share + SATURATION_STEP * (1 - limits.high_share),
+    )

@@ -1,0 +1,290 @@
+"""From raw rows to closed windows: copy, then sketch in blocks, then close by time or by rows.
+
+`append` is the hot path. Every few hundred rows, or when `tick` says so, one vectorised pass turns the block
+into streams and adds them to the open window. Windows lie on multiples of their length on the monotonic
+clock, so that a restart of the agent does not shift them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftpost_agent.block_buffer import BlockBuffer, Raw, RowLayout
+from driftpost_models.probes.block import Block
+from driftpost_models.probes.probe_set import ProbeSet
+from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.schema import Schema
+from driftpost_sketches.transitions import Transitions
+from driftpost_sketches.window import Window
+from driftpost_sync.clock import Clock
+
+# Blocks in use at a time: one being filled, one being sketched, one waiting. A caller that fills the third
+# sketches the waiting one itself: memory stays bounded and no row is dropped.
+MAX_BLOCKS = 3
+# Rows that the model never saw are kept as codes; at most this many before they are counted.
+MAX_REFUSED = 4096
+
+
+@dataclass(frozen=True)
+class ClosedWindow:
+    """A window that takes no more rows.
+
+    Attributes:
+        window: its sketches.
+        transitions: steps between drift cells, for the detectors.
+        mono_start, mono_end: monotonic ms.
+        wall_start, wall_end: Unix ms, or None while the clock was not known to be good.
+    """
+
+    window: Window
+    transitions: Transitions
+    mono_start: int
+    mono_end: int
+    wall_start: int | None
+    wall_end: int | None
+
+
+class Recorder:
+    """Records inferences of one model; all methods may be called from several threads.
+
+    Args:
+        probes: turn blocks into the schema's streams.
+        schema: of the windows.
+        clock: monotonic and wall time.
+        window_ms: length of a window.
+        on_window: takes each closed window, in order, one at a time.
+        window_rows: close a window early at this many rows (checked after each block); None for never.
+        inline: whether a caller that fills a block also sketches it. False leaves it to `tick`, except when
+            all blocks are full.
+        wake: called when a block is full and waits for `tick`.
+    """
+
+    def __init__(
+        self,
+        probes: ProbeSet,
+        schema: Schema,
+        *,
+        clock: Clock,
+        window_ms: int,
+        on_window: Callable[[ClosedWindow], None],
+        window_rows: int | None = None,
+        inline: bool = True,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._probes = probes
+        self._clock = clock
+        self._window_ms = window_ms
+        self._window_rows = window_rows
+        self._on_window = on_window
+        self._inline = inline
+        self._wake = wake
+        # Order of the locks: sketching, then appending. Appending is held for a copy, never for a pass.
+        self._sketching = threading.RLock()
+        self._appending = threading.Lock()
+        self._buffer: BlockBuffer | None = None
+        self._full: deque[BlockBuffer] = deque()
+        self._free: list[BlockBuffer] = []
+        self._refused: list[int] = []
+        self._accumulator = WindowAccumulator(schema)
+        self._opened_mono = clock.mono_ms()
+        self._opened_wall = clock.wall_ms()
+        self._closes_at = self._next_boundary(self._opened_mono)
+        self.rows_recorded = 0
+        self.windows_closed = 0
+
+    def append(self, layout: RowLayout, raws: Sequence[Raw], latency_us: float, verdict: int) -> None:
+        """Record one inference.
+
+        Args:
+            layout: of its tensors; the same object from call to call unless a shape changed.
+            raws: bytes of every tensor in that order.
+            latency_us: what the model took, microseconds.
+            verdict: its code.
+        """
+        with self._appending:
+            buffer = self._buffer
+            if buffer is None or buffer.layout is not layout:
+                buffer = self._fitting(layout)
+            self.rows_recorded += 1
+            if buffer.append(raws, latency_us, verdict):
+                self._buffer = None
+                self._full.append(buffer)
+            if not self._full:
+                return
+            waiting = len(self._full)
+        if self._inline or waiting >= MAX_BLOCKS - 1:
+            self._sketch_full()
+        else:
+            self._wake()
+
+    def extend(
+        self,
+        layout: RowLayout,
+        tensors: Sequence[NDArray[Any]],
+        latency_us: float,
+        verdicts: NDArray[np.int64],
+    ) -> None:
+        """Record a batch.
+
+        Args:
+            layout: as for `append`.
+            tensors: array[rows, *row_shape] each.
+            latency_us: what the model took for one row, microseconds.
+            verdicts: int64[rows], codes.
+        """
+        done = 0
+        while done < len(verdicts):
+            with self._appending:
+                buffer = self._buffer
+                if buffer is None or buffer.layout is not layout:
+                    buffer = self._fitting(layout)
+                copied = buffer.extend(tensors, latency_us, verdicts, done)
+                self.rows_recorded += copied
+                done += copied
+                if buffer.rows == buffer.capacity:
+                    self._buffer = None
+                    self._full.append(buffer)
+                waiting = len(self._full)
+            if waiting:
+                self._sketch_full()
+
+    def append_unanswered(self, layout: RowLayout, raws: Sequence[Raw], verdict: int) -> None:
+        """Record an inference that the model failed on: its inputs and its verdict.
+
+        Args:
+            layout: as for `append`.
+            raws: bytes of every input.
+            verdict: its code.
+        """
+        with self._appending:
+            buffer = self._buffer
+            if buffer is None or buffer.layout is not layout:
+                buffer = self._fitting(layout)
+            self.rows_recorded += 1
+            if buffer.append_unanswered(raws, verdict):
+                self._buffer = None
+                self._full.append(buffer)
+            waiting = len(self._full)
+        if waiting:
+            self._sketch_full()
+
+    def append_refused(self, verdict: int, rows: int = 1) -> None:
+        """Record rows that could not even be given to the model: all streams missing, the verdict counted."""
+        with self._appending:
+            self._refused.extend([verdict] * rows)
+            self.rows_recorded += rows
+            overflow = len(self._refused) >= MAX_REFUSED
+        if overflow:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sketch everything recorded so far into the open window."""
+        with self._sketching:
+            with self._appending:
+                if self._buffer is not None and self._buffer.rows:
+                    self._full.append(self._buffer)
+                    self._buffer = None
+            self._sketch_full()
+
+    def tick(self) -> None:
+        """Flush, and close the window if its time is up. Called by a timer every second or so."""
+        with self._sketching:
+            self.flush()
+            if self._clock.mono_ms() >= self._closes_at:
+                self.close_window()
+
+    def close_window(self) -> None:
+        """Flush and hand over the open window now; an empty one is not recorded."""
+        with self._sketching:
+            self.flush()
+            self._hand_over()
+
+    def seconds_to_boundary(self) -> float:
+        """Time until the open window is due, in seconds; 0 when it is overdue."""
+        return max(0.0, (self._closes_at - self._clock.mono_ms()) / 1000)
+
+    @property
+    def open_rows(self) -> int:
+        """Rows that are in memory only: a kill would lose them."""
+        with self._appending:
+            waiting = sum(block.rows for block in self._full) + len(self._refused)
+            filling = self._buffer.rows if self._buffer else 0
+        return waiting + filling + int(self._accumulator.rows)
+
+    def _fitting(self, layout: RowLayout) -> BlockBuffer:
+        """A block for these tensors; what is in the present one goes to be sketched. Holds `_appending`."""
+        if self._buffer is not None and self._buffer.rows:
+            self._full.append(self._buffer)
+        if self._free and self._free[-1].layout is layout:
+            self._buffer = self._free.pop()
+        else:
+            self._free.clear()
+            self._buffer = BlockBuffer(layout)
+        return self._buffer
+
+    def _sketch_full(self) -> None:
+        with self._sketching:
+            while True:
+                with self._appending:
+                    block = self._full.popleft() if self._full else None
+                    refused, self._refused = self._refused, []
+                if refused:
+                    self._sketch(_refused_block(refused))
+                if block is not None:
+                    self._sketch(_view(block))
+                    block.clear()
+                    with self._appending:
+                        if len(self._free) < MAX_BLOCKS - 1:
+                            self._free.append(block)
+                elif not refused:
+                    return
+                if self._window_rows is not None and self._accumulator.rows >= self._window_rows:
+                    self._hand_over()
+
+    def _sketch(self, block: Block) -> None:
+        values, codes = self._probes.extract(block)
+        self._accumulator.update(values, codes)
+
+    def _hand_over(self) -> None:
+        """Close the open window. Holds `_sketching`."""
+        now, wall = self._clock.mono_ms(), self._clock.wall_ms()
+        if self._accumulator.rows:
+            window, transitions = self._accumulator.take()
+            closed = ClosedWindow(window, transitions, self._opened_mono, now, self._opened_wall, wall)
+            self.windows_closed += 1
+            self._on_window(closed)
+        self._opened_mono, self._opened_wall = now, wall
+        self._closes_at = self._next_boundary(now)
+
+    def _next_boundary(self, now: int) -> int:
+        return (now // self._window_ms + 1) * self._window_ms
+
+
+def _view(block: BlockBuffer) -> Block:
+    rows = block.rows
+    return Block(
+        inputs={name: array[:rows] for name, array in block.inputs.items()},
+        outputs={name: array[:rows] for name, array in block.outputs.items()},
+        latency_us=block.latency_us[:rows],
+        verdict=block.verdict[:rows],
+        answered=None if block.answered[:rows].all() else block.answered[:rows],
+    )
+
+
+def _refused_block(verdicts: Sequence[int]) -> Block:
+    rows = len(verdicts)
+    return Block(
+        inputs={},
+        outputs={},
+        latency_us=np.full(rows, np.nan),
+        verdict=np.array(verdicts, dtype=np.int64),
+        received=np.zeros(rows, dtype=np.bool_),
+        answered=np.zeros(rows, dtype=np.bool_),
+    )
