@@ -124,7 +124,7 @@ def describe(bundle: Bundle) -> dict[str, object]:
     `Schema.from_dict` and `Window.from_bytes` of the sketches read its parts back; no model is needed.
     """
     calibration = bundle.calibration
-    names = [bundle.schema.streams[i].name for i in bundle.schema.tracked_streams]
+    names = calibration.tracked_names
     return {
         "bundle": bundle.id,
         "name": bundle.name,
@@ -133,10 +133,8 @@ def describe(bundle: Bundle) -> dict[str, object]:
         "schema": bundle.schema.to_dict(),
         "baseline": calibration.baseline.to_bytes(),
         "tau": {name: float(calibration.tau(name)) for name in names},
-        "n_ref": {name: float(calibration.effective_rows(name)) for name in names},
-        "smallest_effect": {
-            name: float(effect) for name, effect in zip(names, calibration.smallest_effect, strict=True)
-        },
+        "n_ref": {name: float(calibration.n_ref(name)) for name in names},
+        "smallest_effect": {name: float(calibration.effect(name)) for name in names},
         "window_s": float(bundle.policy.window_seconds),
         "budget": bundle.policy.budget,
         "classes": list(bundle.classes),

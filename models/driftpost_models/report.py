@@ -84,13 +84,13 @@ def inspect_json(bundle: Bundle) -> str:
     """A bundle for programs."""
     calibration = bundle.calibration
     streams = []
-    tracked = {bundle.schema.streams[i].name for i in bundle.schema.tracked_streams}
+    tracked = set(calibration.tracked_names)
     for index, stream in enumerate(bundle.schema.streams):
         summary = calibration.baseline.summary(bundle.schema, index)
         plain: dict[str, object] = {**stream.to_dict(), "n": int(summary.n)}
         if stream.name in tracked:
             plain["tau_rows"] = float(calibration.tau(stream.name))
-            plain["effective_rows"] = float(calibration.effective_rows(stream.name))
+            plain["effective_rows"] = float(calibration.n_ref(stream.name))
         if stream.kind is StreamKind.NUMERIC:
             plain.update(mean=summary.mean, std=summary.std, low=summary.low, high=summary.high)
         streams.append(plain)
@@ -170,7 +170,7 @@ def _policy_lines(bundle: Bundle) -> list[str]:
 
 def _stream_lines(bundle: Bundle) -> list[str]:
     schema, calibration = bundle.schema, bundle.calibration
-    tracked = {schema.streams[i].name for i in schema.tracked_streams}
+    tracked = set(calibration.tracked_names)
     lines = [f"  streams    {len(schema.streams)}, {len(tracked)} of them watched"]
     width = max(len(stream.name) for stream in schema.streams)
     for index, stream in enumerate(schema.streams[:_MAX_STREAM_LINES]):
