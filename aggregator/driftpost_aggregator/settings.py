@@ -9,6 +9,8 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from driftpost_aggregator.errors import ConfigurationError
+from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.errors import SketchError
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, Settings, SettingsTable, TableArray
 
@@ -35,6 +37,11 @@ TABLE = SettingsTable(
             "database.password_file", Path, meaning="file whose first line is the database user's password"
         ),
         *MQTT_SETTINGS,
+        Setting(
+            "mqtt.client_id",
+            str,
+            meaning="client identifier; by default made of fleet and host name; differs between workers",
+        ),
         Setting(
             "mqtt.share_group",
             str,
@@ -184,10 +191,26 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> Settings:
         ConfigurationError: its values do not go together.
     """
     settings = TABLE.load(path, overrides)
+    fleet_budget(settings)
     RetrainPolicy.from_settings(settings)
     targets(settings)
     database_url(settings)
     return settings
+
+
+def fleet_budget(settings: Settings) -> Budget:
+    """The false-alarm budget of the tests on merged windows.
+
+    Raises:
+        ConfigurationError: the words are no budget, or one for each device.
+    """
+    try:
+        budget = Budget.parse(settings.text("fleet.budget"))
+    except SketchError as error:
+        raise ConfigurationError("fleet.budget", str(error)) from error
+    if budget.scope != "fleet":
+        raise ConfigurationError("fleet.budget", "is for the whole fleet; write '1 per fleet-month'")
+    return budget
 
 
 def database_url(settings: Settings) -> str:

@@ -1,0 +1,269 @@
+"""The aggregator as a process: what runs, in which order it starts and stops, how it shows that it lives."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from driftpost_aggregator.batch import Incoming
+from driftpost_aggregator.delivery import deliver_due
+from driftpost_aggregator.ingest import Ingest
+from driftpost_aggregator.loop import Loop
+from driftpost_aggregator.retrain import request_retraining
+from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget, targets
+from driftpost_aggregator.store.database import migrate, open_engine
+from driftpost_aggregator.triage_round import Triage
+from driftpost_aggregator.web.options import WebOptions
+from driftpost_aggregator.web.server import WebServer
+from driftpost_sync.clock import SystemClock
+from driftpost_sync.host_link import HostLink
+from driftpost_sync.mqtt_settings import MqttSettings
+from driftpost_sync.settings import Settings
+from driftpost_sync.systemd import Notifier
+
+log = logging.getLogger(__name__)
+
+# A loop that made no progress for this long keeps the watchdog from being fed, seconds: longer than the
+# slowest honest round (a webhook's timeout, a busy database), shorter than any patience.
+STALLED_S = 120.0
+# Longest wait for a message before the ingest shows progress again, seconds.
+TAKE_S = 0.5
+# Waits between attempts at a batch that the database would not take, seconds.
+RETRY_S = 1.0
+# Between looks at what is due for delivery, seconds.
+DELIVERY_S = 1.0
+# For all threads together to end, seconds; systemd's own patience is 90.
+STOP_S = 10.0
+
+
+def wall_ms() -> int:
+    """Unix time in ms: the aggregator's own clock is taken as good."""
+    return time.time_ns() // 1_000_000
+
+
+class Aggregator:
+    """Everything that runs in one aggregator process.
+
+    Args:
+        settings: checked aggregator.toml.
+        exit_event: ends everything when set.
+
+    Raises:
+        DatabaseUnusable, ConfigurationError, SyncError: it can not start as configured.
+    """
+
+    def __init__(self, settings: Settings, exit_event: threading.Event) -> None:
+        self._exit = exit_event
+        self._fleet = settings.text("fleet.name")
+        self._policy = RetrainPolicy.from_settings(settings)
+        self._targets = targets(settings)
+        self._public_url = settings.optional("web.public_url", str)
+        self._batch = settings.integer("ingest.batch_messages")
+        self._interval_s = settings.number("triage.interval_s")
+        self._random = random.SystemRandom()
+        options = WebOptions.from_settings(settings)
+        self.engine: Engine = open_engine(database_url(settings))
+        try:
+            for revision in migrate(self.engine):
+                log.info("database migrated to %s", revision)
+            bucket_s = settings.integer("rollups.bucket_s")
+            self._ingest = Ingest(
+                self.engine,
+                fleet=self._fleet,
+                bucket_s=bucket_s,
+                quarantine_rows=settings.integer("ingest.quarantine_rows"),
+                now_ms=wall_ms,
+            )
+            self._triage = Triage(
+                self.engine,
+                budget=fleet_budget(settings),
+                bucket_s=bucket_s,
+                settle_windows=settings.number("triage.settle_windows"),
+                reopen_s=settings.number("triage.reopen_s"),
+                now_ms=wall_ms,
+                new_id=lambda: f"inc-{uuid.uuid4().hex[:12]}",
+            )
+            self.link = HostLink(
+                MqttSettings.from_settings(settings),
+                self._fleet,
+                client_id=settings.optional("mqtt.client_id", str)
+                or f"driftpost:{self._fleet}:_aggregator:{socket.gethostname()}",
+                clock=SystemClock(),
+                wall_ms=wall_ms,
+                exit_event=exit_event,
+                group=settings.optional("mqtt.share_group", str),
+            )
+            self.web = WebServer(self.engine, options, exit_event)
+        except BaseException:
+            self.engine.dispose()
+            raise
+        self.loops = (
+            Loop("ingest", self._take, exit_event),
+            Loop("triage", self._judge, exit_event),
+            Loop("delivery", self._deliver, exit_event),
+        )
+
+    def start(self) -> None:
+        """Start every thread; returns when the dashboard answers."""
+        self.web.start()
+        for loop in self.loops:
+            loop.start()
+        self.link.start()
+
+    def run(self, notifier: Notifier) -> None:
+        """Start, feed the watchdog while every loop makes progress, and stop on the exit event."""
+        try:
+            self.start()
+            status = self.link.status()
+            notifier.ready(f"dashboard at {self.web.address}")
+            log.info("dashboard at %s", self.web.address)
+            interval_s = min(notifier.watchdog_interval_s or 5.0, 5.0)
+            while not self._exit.wait(interval_s):
+                stalled = self.stalled()
+                if stalled:
+                    log.error("no progress: %s", ", ".join(stalled))
+                    continue
+                notifier.feed_watchdog()
+                now = self.link.status()
+                if now.connected != status.connected or now.last_error != status.last_error:
+                    log.info(
+                        "broker: %s", "connected" if now.connected else now.last_error or "not connected"
+                    )
+                notifier.status(self.summary())
+                status = now
+        finally:
+            notifier.stopping()
+            self.stop()
+
+    def stalled(self) -> list[str]:
+        """Names of what has made no progress for too long."""
+        names = [loop.name for loop in self.loops if not loop.alive or loop.progress_age_s > STALLED_S]
+        if not self.web.alive:
+            names.append("web")
+        if SystemClock().mono_ms() - self.link.status().round_mono > STALLED_S * 1000:
+            names.append("link")
+        return names
+
+    def summary(self) -> str:
+        """One line for `systemctl status`."""
+        status = self.link.status()
+        broker = f"MQTT {status.protocol}" if status.connected else f"no broker ({status.last_error})"
+        return f"{broker}, {status.received} messages, {status.queued} in hand; {self.web.address}"
+
+    def stop(self) -> None:
+        """End every thread, in bounded time, and let go of the database."""
+        self._exit.set()
+        deadline = time.monotonic() + STOP_S
+        late = []
+        if not self.link.stop(STOP_S / 2):
+            late.append("link")
+        for loop in self.loops:
+            if not loop.join(max(deadline - time.monotonic(), 0.1)):
+                late.append(loop.name)
+        try:
+            self.web.stop()
+        except TimeoutError:
+            late.append("web")
+        if late:
+            log.error("did not end in time: %s", ", ".join(late))
+        self.engine.dispose()
+
+    def _take(self) -> float:
+        deliveries = self.link.take(self._batch, TAKE_S)
+        if not deliveries:
+            return 0.0
+        batch = [Incoming(one.topic, one.payload, one.wall) for one in deliveries]
+        while True:
+            try:
+                replies = self._ingest.take(batch)
+                break
+            except DBAPIError as error:
+                # Nothing was committed, so nothing is acknowledged; the broker holds back what comes next.
+                log.error("the database does not take messages now: %s", error)
+                if self._exit.wait(RETRY_S):
+                    return 0.0
+        self.link.done(deliveries)
+        for reply in replies:
+            self.link.answer(reply.device, reply.ack)
+        return 0.0
+
+    def _judge(self) -> float:
+        self._triage.round()
+        request_retraining(
+            self.engine,
+            self._policy,
+            fleet=self._fleet,
+            public_url=self._public_url,
+            targets=[target.name for target in self._targets],
+            now_ms=wall_ms(),
+            new_id=lambda: f"rr-{uuid.uuid4().hex}",
+        )
+        return self._interval_s
+
+    def _deliver(self) -> float:
+        if self._targets:
+            for (request, target), answer in deliver_due(
+                self.engine, self._targets, now_ms=wall_ms(), jitter=self._random
+            ).items():
+                log.info("request %s to %s: %s", request, target, answer.error or answer.status)
+        return DELIVERY_S
+
+
+def database_of(settings: Settings) -> Engine:
+    """The configured database, for commands that only look or add; its folder must exist.
+
+    Raises:
+        DatabaseUnusable, ConfigurationError: it can not be opened.
+    """
+    return open_engine(database_url(settings))
+
+
+def starter(path: Path) -> str:
+    """A first aggregator.toml, with what an owner has to decide on top and comments that say why."""
+    return f"""\
+# {path.name}: settings of the driftpost aggregator; `driftpost aggregator settings` lists them all.
+
+[fleet]
+name = "fleet"              # as it stands in the topics: driftpost/v1/<name>/<device>/...
+budget = "1 per fleet-month"  # false alarms that the tests on merged windows may raise
+
+[database]
+url = "sqlite:///driftpost.db"  # beside this file; for real fleets postgresql+psycopg://user@host/driftpost
+
+[mqtt]
+host = "127.0.0.1"
+port = 1883
+# username = "aggregator"
+# password_file = "mqtt-password"
+# ca = "broker-ca.pem"       # turns TLS on
+
+[rollups]
+bucket_s = 300              # merged windows of cohorts and fleet; not shorter than the devices' windows
+
+[web]
+host = "127.0.0.1"
+port = 8088
+# public_url = "https://driftpost.example.com"   # for links in retrain requests
+
+[retrain]
+scopes = ["cohort", "fleet"]
+kinds = ["covariate_shift", "output_shift"]
+min_effect = 0.2            # reference standard deviations
+min_devices = 2
+min_share = 0.5             # of the scope's devices
+cooldown_s = 86400
+per_week = 5
+
+# [[retrain.targets]]
+# name = "pipeline"
+# url = "https://pipeline.example.com/hooks/driftpost"
+# secret_file = "pipeline-secret"   # make one: driftpost aggregator secret pipeline-secret
+"""
