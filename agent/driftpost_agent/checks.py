@@ -16,15 +16,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import numpy as np
-from driftpost_models.bundle import Bundle
-from driftpost_sketches.drift.detector import DriftDetector
 
 from driftpost_agent.recorder import ClosedWindow
 from driftpost_agent.store import Store
+from driftpost_models.bundle import Bundle
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.drift.detector import DriftDetector
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.schema import Role, Schema
+from driftpost_sync.clock import Clock
 from driftpost_sync.messages import FindingBody, Source, WindowBody
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,12 @@ class WindowChecks:
         store: where they go; None checks and remembers findings only.
         window_seconds: length of a window, for the threshold.
         budget: false alarms allowed, in words.
+        clock: for findings that belong to no window.
     """
 
-    def __init__(self, bundle: Bundle, store: Store | None, *, window_seconds: float, budget: str) -> None:
+    def __init__(
+        self, bundle: Bundle, store: Store | None, *, window_seconds: float, budget: str, clock: Clock
+    ) -> None:
         self._bundle = bundle
         self._store = store
         self._window_ms = window_seconds * 1000
@@ -97,6 +101,7 @@ class WindowChecks:
         self._standing = _Standing()
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
+        self._clock = clock
         self._findings = 0
         self.remembered: deque[FindingBody] = deque(maxlen=MAX_REMEMBERED)
         self.store_problem = ""
@@ -190,8 +195,22 @@ class WindowChecks:
         except SketchError as error:
             # Written by another version: the detectors begin anew, which costs delay and no promise.
             log.warning("the detectors begin anew, their stored state can't be read: %s", error)
+            self._standing = _Standing.from_plain(standing)
+            self.abandon("the detectors began anew, with another calibration, threshold or version")
             return
         self._standing = _Standing.from_plain(standing)
+
+    def abandon(self, why: str) -> None:
+        """Clear the findings that stand, because nobody watches on what they were about."""
+        with self._lock:
+            if self._store is not None:
+                for finding in self._store.standing_findings(self._bundle.id):
+                    if finding.id in self._standing.streams:
+                        now, wall = self._clock.mono_ms(), self._clock.wall_ms()
+                        self._store.record_finding(
+                            replace(finding, state="cleared", mono=now, wall=wall, text=why)
+                        )
+            self._standing = _Standing()
 
     def _finding(self, alarm: Alarm, closed: ClosedWindow) -> FindingBody:
         names = [name for name, _ in alarm.streams]

@@ -339,6 +339,7 @@ class Daemon:
         if before is not None:
             before.drain()
             before.guard.close()
+            before.guard.checks.abandon(f"{bundle.name} {bundle.version} was activated instead")
 
     def _start_fallback(self, policy: Policy) -> Runtime | None:
         path = self._settings.optional("model.fallback", Path)

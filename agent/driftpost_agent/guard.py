@@ -139,7 +139,9 @@ class Guard:
         # Unique over restarts and over bundles served one after the other by one process.
         self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
         seconds = window_seconds or self.policy.window_seconds
-        self.checks = WindowChecks(bundle, self.store, window_seconds=seconds, budget=self.policy.budget)
+        self.checks = WindowChecks(
+            bundle, self.store, window_seconds=seconds, budget=self.policy.budget, clock=self._clock
+        )
         self._ticker: Ticker | None = None
         self.recorder = Recorder(
             bundle.probes.copy(),
@@ -211,7 +213,7 @@ class Guard:
         started = perf_counter_ns()
         if self._closed:
             raise GuardClosed
-        if not isinstance(inputs, Mapping):
+        if type(inputs) is not dict and not isinstance(inputs, Mapping):
             inputs = {self._signature.names[0]: np.asarray(inputs)}
         inference_id = inference_id or f"{self._prefix}-{next(self._numbers)}"
         if self._signature.fits_one_row(inputs):

@@ -39,9 +39,10 @@ class TensorCheck:
 
     def __init__(self, dtype: np.dtype[Any], limits: InputLimits | None) -> None:
         self._floating = dtype.kind == "f"
-        self._limits = limits
+        self._saturable = limits is not None
         self._low, self._high = _far_limits(dtype, limits)
-        self._elementwise = self._low.size > 1
+        self._low_row, self._high_row = self._low.reshape(1, -1), self._high.reshape(1, -1)
+        self._row_shape = self._low_row.shape if self._low.size > 1 else (0, 0)
         self._lowest = float(self._low.min()) if self._low.size else 0.0
         self._highest = float(self._high.max()) if self._high.size else 0.0
         self._true = b"\x01" * self._low.size
@@ -57,21 +58,21 @@ class TensorCheck:
             rows: array[rows, elements] of raw values.
         """
         if self._bounded:
-            # With free dimensions a row may have another size than the reference's rows had.
-            elementwise = self._elementwise and rows.shape[1] == self._low.size
-            if elementwise and len(rows) == 1:
+            if rows.shape == self._row_shape:
                 # NaN compares false with everything, so these two find non-finite values as well. Comparing
-                # the bytes of the answers costs a third of what `all()` does.
-                if (rows >= self._low).tobytes() != self._true or (
-                    rows <= self._high
-                ).tobytes() != self._true:
+                # the bytes of the answers costs a third of what `all()` does, and limits of the row's own
+                # shape a third of what broadcasting them does.
+                if (rows >= self._low_row).tobytes() != self._true:
                     return False
-            elif elementwise:
+                if (rows <= self._high_row).tobytes() != self._true:
+                    return False
+            elif self._low.size > 1 and rows.shape[1] == self._low.size:
                 if not (np.all(rows >= self._low) and np.all(rows <= self._high)):
                     return False
             elif rows.size and not (rows.min() >= self._lowest and rows.max() <= self._highest):
+                # Large rows, and rows of another size than the reference's where dimensions are free.
                 return False
-        return not self._saturable(rows) or not self._saturated(rows).any()
+        return not self._saturable or rows.shape[1] < SATURATION_ELEMENTS or not self._saturated(rows).any()
 
     def examine(self, rows: NDArray[Any]) -> list[set[Reason]]:
         """What is wrong with each row.
@@ -88,13 +89,10 @@ class TensorCheck:
             reasons[row].add(Reason.NONFINITE_INPUT)
         for row in np.flatnonzero(~inside.all(axis=1)):
             reasons[row].add(Reason.OUT_OF_RANGE)
-        if self._saturable(rows):
+        if self._saturable and rows.shape[1] >= SATURATION_ELEMENTS:
             for row in np.flatnonzero(self._saturated(rows)):
                 reasons[row].add(Reason.SATURATED)
         return reasons
-
-    def _saturable(self, rows: NDArray[Any]) -> bool:
-        return self._limits is not None and rows.shape[1] >= SATURATION_ELEMENTS
 
     def _saturated(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         sample = sampled(rows)

@@ -85,7 +85,7 @@ class RuntimeFindings:
         """Clear what an earlier start left standing: it spoke of a process that is gone."""
         with self._lock:
             now, wall = self._clock.mono_ms(), self._clock.wall_ms()
-            for left in self._store.standing_runtime_findings():
+            for left in self._store.standing_findings():
                 if not any(left.id == finding.id for finding in self._standing.values()):
                     text = f"the agent was started again since: {left.text}"[:MAX_TEXT_CHARS]
                     self._record(replace(left, state="cleared", mono=now, wall=wall, text=text))

@@ -323,13 +323,19 @@ class Store:
             standing = self._db.execute("select count(*) from findings where state = 'raised'").fetchone()
         return int(raised[0]), int(standing[0])
 
-    def standing_runtime_findings(self) -> list[FindingBody]:
-        """Findings of the source "runtime" that stand, as far as clearing them needs."""
+    def standing_findings(self, bundle: str | None = None) -> list[FindingBody]:
+        """Findings that stand, as far as clearing them needs.
+
+        Args:
+            bundle: those drawn from its windows; None for those of the source "runtime".
+        """
         with self.lock:
             found = self._db.execute(
-                "select finding, bundle, kind, onset_mono, mono, wall, text from finding_log as f"
-                " where source = 'runtime' and state = 'raised'"
-                " and id = (select max(id) from finding_log as g where g.finding = f.finding)"
+                "select finding, bundle, kind, onset_mono, mono, wall, text, source from finding_log as f"
+                " where state = 'raised' and (source = 'runtime') = (? is null)"
+                " and bundle = coalesce(?, bundle)"
+                " and id = (select max(id) from finding_log as g where g.finding = f.finding)",
+                (bundle, bundle),
             ).fetchall()
         return [
             FindingBody(
@@ -348,7 +354,7 @@ class Store:
                 mono=row[4],
                 wall=row[5],
                 text=row[6],
-                source="runtime",
+                source=row[7],
             )
             for row in found
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,7 @@ def verdict_of(status: Status, reasons: Iterable[Reason]) -> Verdict:
     return Verdict(status, tuple(sorted(set(reasons))))
 
 
-@dataclass(frozen=True)
-class GuardedResult:
+class GuardedResult(NamedTuple):
     """What `Guard.run` returns.
 
     Attributes:
