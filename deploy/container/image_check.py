@@ -4,8 +4,8 @@
 
 Each model is replayed in a process of its own against the answers that its builder's machine gave, asked
 through the guard, and served by `driftpost agent run`, which has to answer its health check and an inference
-over HTTP and to end cleanly. Exit status 0 if all of it came out right. Who signed a bundle is not asked: this
-checks the machine.
+over HTTP and to end cleanly. Exit status 0 if all of it came out right. Who signed a bundle is not asked:
+this checks the machine.
 """
 
 from __future__ import annotations
