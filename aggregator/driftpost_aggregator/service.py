@@ -232,7 +232,7 @@ def starter(path: Path) -> str:
 # {path.name}: settings of the driftpost aggregator; `driftpost aggregator settings` lists them all.
 
 [fleet]
-name = "fleet"              # as it stands in the topics: driftpost/v1/<name>/<device>/...
+name = "default"            # the same as in every agent.toml; it stands in the topics
 budget = "1 per fleet-month"  # false alarms that the tests on merged windows may raise
 
 [database]
