@@ -52,6 +52,8 @@ class Alarm:
 def evidence_in_words(log_e: float) -> str:
     """Evidence as odds a person can hold against each other."""
     tens = log_e / math.log(10.0)
+    if tens >= 100:
+        return "evidence beyond 10^100 to 1"
     if tens >= 6:
         return f"evidence 10^{tens:.0f} to 1"
     return f"evidence {math.exp(log_e):,.0f} to 1"

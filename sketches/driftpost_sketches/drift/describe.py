@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT
 from driftpost_sketches.drift.alarm import evidence_in_words
@@ -16,6 +17,7 @@ from driftpost_sketches.schema import Stream, StreamKind
 NEARLY_ALL = 0.9  # share of rows from which a state counts as the only one
 MORE_REPEATS = 0.02  # share of exact repeats above the reference's that is a coarser grid
 PILED_UP = 0.1  # share of rows above the reference's in an end cell that may be saturation
+OUTERMOST = 0.002  # share of rows below which a cell counts as empty
 CLEAR_SHIFT = 0.5  # reference standard deviations; what a spike on one cell amounts to
 CLEAR_SPREAD = math.log(1.25)
 NOISY_LAG = 0.1  # loss of correlation between neighbours that tells added noise from a larger swing
@@ -71,16 +73,20 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         return Change("stuck", repeats, repeats, SHARE, "none", text)
     if stream.kind is StreamKind.CATEGORICAL:
         return _categories(reference, t, family, now)
-    ends = _ends(stream)
-    piled = float(max(now.shares[end] - before[end] for end in ends))
-    end = max(ends, key=lambda cell: now.shares[cell] - before[cell])
+    end, side = _limit(now, before)
+    piled = float(now.shares[end] - before[end])
     # Values at a limit repeat each other: with a share s there, chance alone gives s * s exact repeats.
-    limited = now.repeats - reference.repeats[t] > 0.5 * float(now.shares[end]) ** 2
+    limited = repeats > 0.5 * float(now.shares[end]) ** 2
     if reference.persistence and piled >= PILED_UP and limited:
-        side = "upper" if end else "lower"
         text = f"{stream.name} is saturated: {now.shares[end]:.0%} of rows lie at its {side} end"
-        return Change("saturated", piled, piled, SHARE, "up" if end else "down", text)
+        direction = "up" if side == "upper" else "down"
+        return Change("saturated", piled, piled, SHARE, direction, text)
     if family is Family.STUCK and repeats > MORE_REPEATS:
+        if _one_value(now.shares - before, repeats):
+            text = (
+                f"{stream.name} has begun to stick: {now.repeats:.0%} of rows repeat the one before exactly"
+            )
+            return Change("stuck", repeats, repeats, SHARE, "none", text)
         text = f"{stream.name} moves in coarse steps: {now.repeats:.0%} of rows repeat the one before exactly"
         return Change("quantized", repeats, repeats, SHARE, "none", text)
     return _numbers(reference, t, family, now)
@@ -93,7 +99,8 @@ def _categories(reference: Reference, t: int, family: Family, now: Measured) -> 
     unseen = reference.unseen(t)
     if family is Family.UNSEEN and unseen is not None:
         share = float(change[unseen])
-        text = f"{stream.name} shows unknown categories in {now.shares[unseen]:.1%} of rows (was {before[unseen]:.1%})"
+        where = f"{now.shares[unseen]:.1%} of rows (was {before[unseen]:.1%})"
+        text = f"{stream.name} shows unknown categories in {where}"
         return Change("new_category", share, share, SHARE, _side(share), text)
     cell = int(np.abs(change).argmax())
     share = float(change[cell])
@@ -111,20 +118,23 @@ def _numbers(reference: Reference, t: int, family: Family, now: Measured) -> Cha
     elif kind == "shape" and abs(swing) >= CLEAR_SPREAD:
         kind = "scale"
     if kind == "scale":
-        if swing > 0 and reference.persistence and now.lag < float(reference.lag[t]) - NOISY_LAG:
+        usual = float(reference.lag[t])
+        if swing > 0 and reference.persistence and now.lag < usual - NOISY_LAG - 3.0 / math.sqrt(now.rows):
             kind = "noisy"
         natural = (now.spread - 1.0) * float(reference.spreads[t])
         side = "wider" if swing > 0 else "narrower"
-        text = f"{stream.name} swings {now.spread:.2f} times as wide as the reference ({side})"
+        times = f"{now.spread:.2f} times the reference's spread"
+        text = f"{stream.name} swings {side}, {times}"
         if kind == "noisy":
-            text = f"{stream.name} is noisy: {now.spread:.2f} times the reference's spread, less alike from row to row"
+            text = f"{stream.name} is noisy: {times}, and less alike from row to row"
         return Change(kind, now.spread - 1.0, natural, stream.unit, _side(swing), text)
     mean = "" if math.isnan(now.mean) else f"mean {_number(now.mean, stream.unit)}"
     was = f"was {_number(float(reference.means[t]), stream.unit)}"
     if kind == "shift":
         side = "higher" if now.shift > 0 else "lower"
         size = f"{abs(now.shift):.1f}" if abs(now.shift) < CONSTANT else f"more than {CONSTANT:.0f}"
-        text = f"{stream.name} is {_number(abs(now.natural), stream.unit)} {side} ({size} reference sd; {mean}, {was})"
+        amount = _number(abs(now.natural), stream.unit)
+        text = f"{stream.name} is {amount} {side} ({size} reference sd; {mean}, {was})"
         return Change(kind, now.shift, now.natural, stream.unit, _side(now.shift), text)
     moved = 0.5 * float(np.abs(now.shares - reference.shares[t]).sum())
     text = f"{stream.name} has another shape: {moved:.0%} of rows lie elsewhere ({mean}, {was})"
@@ -143,8 +153,20 @@ def sentence(change: Change, others: tuple[str, ...], log_e: float, windows_ago:
     return f"{change.text} {when}{beside}; {evidence_in_words(log_e)}."
 
 
-def _ends(stream: Stream) -> tuple[int, int]:
-    return 0, len(stream.edges)
+def _limit(now: Measured, before: npt.NDArray[np.float64]) -> tuple[int, str]:
+    """The outermost cell that is still filled, on the side where more rows than usual pile up."""
+    filled = np.flatnonzero(now.shares[:ABSENT] > OUTERMOST)
+    if not len(filled):
+        return 0, "lower"
+    low, high = int(filled[0]), int(filled[-1])
+    upper = now.shares[high] - before[high] >= now.shares[low] - before[low]
+    return (high, "upper") if upper else (low, "lower")
+
+
+def _one_value(excess: npt.NDArray[np.float64], repeats: float) -> bool:
+    """Whether repeats come from one value (a sensor that stuck in mid-window) rather than from a coarse grid."""
+    second, first = np.sort(excess)[-2:]
+    return bool(first >= 0.6 * repeats and second <= 0.5 * first)
 
 
 def _side(value: float) -> str:

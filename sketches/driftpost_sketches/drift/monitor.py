@@ -6,8 +6,9 @@ any dependence between them. Beside it runs the CUSUM of each bet, which remembe
 onset.
 
 An alarm is held: the families of bets that say so (per stream) are silent until the change is over. Evidence
-that reaches the threshold later but began to climb before the alarm belongs to it and is silenced as well;
-evidence that began afterwards is another change and raises another alarm.
+that reaches the threshold later belongs to it and is silenced as well if it comes from a named stream that is
+still where it was at the alarm, or if it began to climb before the alarm. Anything else is another change and
+raises another alarm.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ FloatArray = npt.NDArray[np.float64]
 GRACE = 1  # windows after an alarm in which an onset still counts as the same change
 MEMBER = 0.4  # share of the threshold at which a stream is named in an alarm
 HELD = 3.0  # log evidence from which a family of a named stream is held with the alarm
-MAX_PRINCIPALS = 16  # streams whose return to normal clears an alarm: the strongest ones
+MAX_PRINCIPALS = 64  # streams whose return to normal clears an alarm; bounds the state
+FACETS = frozenset({"shift", "scale", "noisy", "shape"})  # sides that one change of a distribution may show
+REVERSIBLE = frozenset({"shift"})
+LOOK_BACK = (1, 16)  # windows over which a held stream is compared with the state it alarmed with
 MOST = 1e6  # log evidence is capped here; a fleet's month of data must not overflow a sum
 
 
@@ -89,11 +93,11 @@ class Monitor:
         self.recent.push(sums)
         self._silence()
         alarms = self._clear(log_e, sums)
+        self._reopen()
         while (found := self._crossing()) is not None:
             earlier = self._same_change(found)
             if earlier is not None:
-                self.holder[found[0], self._families[found]] = earlier.number
-                self._silence()
+                self._join(earlier, found)
             else:
                 alarms.append(self._raise(found))
         return alarms
@@ -119,10 +123,50 @@ class Monitor:
         return int(t), int(q)
 
     def _same_change(self, found: tuple[int, int]) -> Standing | None:
-        """The standing alarm that this evidence belongs to: one raised after its climb began."""
-        onset = self.windows - max(int(self.run[found]), 1) + 1
+        """The standing alarm that this evidence belongs to, if any."""
+        t = found[0]
+        took = max(int(self.run[found]), 1)
+        holding = [s for s in self.standing if t in s.principals]
+        if holding:
+            # Another side of a change that is known, unless the stream has moved on from there.
+            known = max(holding, key=lambda s: s.raised_at)
+            return None if self._moved_on(known, t, took, Family(int(self._families[found]))) else known
+        onset = self.windows - took + 1
         since = [s for s in self.standing if onset <= s.raised_at + GRACE]
         return min(since, key=lambda s: s.raised_at) if since else None
+
+    def _moved_on(self, standing: Standing, t: int, windows: int, family: Family) -> bool:
+        """Whether a stream has left the state it alarmed with for one that deserves another alarm.
+
+        A drift that goes on in the same direction does not: it would alarm at every step of its way.
+        """
+        now = self.recent.since(windows)[t]
+        if not standing.differs(self.reference, t, now, self.log_threshold):
+            return False
+        change = describe(self.reference, t, family, self.reference.measure(t, now))
+        said = standing.alarm
+        if change.kind != said.kind:
+            return not {change.kind, said.kind} <= FACETS
+        return t == standing.principals[0] and change.direction != said.direction
+
+    def _reopen(self) -> None:
+        """Lets a stream speak again that has swung to the other side of its reference since it alarmed."""
+        for standing in self.standing:
+            lead = int(standing.principals[0])
+            held = self.holder[lead] == standing.number
+            if standing.alarm.kind in REVERSIBLE and held[Family.LOCATION]:
+                for windows in LOOK_BACK:
+                    if self._moved_on(standing, lead, windows, Family.LOCATION):
+                        self.holder[lead, held] = 0
+                        break
+
+    def _join(self, standing: Standing, found: tuple[int, int]) -> None:
+        """Silences evidence that belongs to a standing alarm; its stream must be back too before that clears."""
+        t, bet = found
+        if t not in standing.principals and len(standing.principals) < MAX_PRINCIPALS:
+            standing.add(t, self.recent.since(max(int(self.run[found]), 1))[t])
+        self.holder[t, self._families[t, bet]] = standing.number
+        self._silence()
 
     def _raise(self, found: tuple[int, int]) -> Alarm:
         lead, bet = found
@@ -150,6 +194,7 @@ class Monitor:
                 principals=principals,
                 alarm=alarm,
                 changed=changed[principals],
+                pending=np.zeros((len(principals), FIELDS)),
                 back=np.zeros(len(principals)),
                 again=np.full((len(principals), self.log_r.shape[1]), -np.inf),
                 quiet=np.zeros(len(principals), dtype=np.int64),

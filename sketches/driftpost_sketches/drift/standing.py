@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,7 @@ class Standing:
         principals: tracked streams that said so.
         alarm: what was said.
         changed: float64[P, FIELDS], sums of the changed state of each principal.
+        pending: float64[P, FIELDS], sums of the windows in which `back` has been growing.
         back: float64[P], log evidence for the reference against the changed state.
         again: float64[P, N], Shiryaev-Roberts statistics restarted at the alarm.
         quiet: int64[P], windows since `again` last reached the threshold.
@@ -42,6 +44,7 @@ class Standing:
     principals: npt.NDArray[np.int64]
     alarm: Alarm
     changed: FloatArray
+    pending: FloatArray
     back: FloatArray
     again: FloatArray
     quiet: npt.NDArray[np.int64] = field(repr=False)
@@ -76,9 +79,49 @@ class Standing:
         self.quiet = np.where(renewed, 0, self.quiet + 1)
         gain = self._for_reference(reference, sums[p])
         self.back = np.where(loud | renewed, 0.0, np.maximum(self.back + gain, 0.0))
-        # What does not speak for the reference belongs to the changed state, and sharpens its picture.
-        self.changed += np.where((self.back <= 0.0)[:, None], sums[p], 0.0)
+        # What turns out to be no return belongs to the changed state and sharpens its picture. Every such window
+        # is added, those in its favour and those against: a picture of the former only would be a caricature.
+        self.pending += sums[p]
+        none = self.back <= 0.0
+        self.changed[none] += self.pending[none]
+        self.pending[none] = 0.0
         return bool(((self.back >= log_threshold) | (self.quiet >= self.patience)).all())
+
+    def add(self, t: int, changed: FloatArray) -> None:
+        """Takes in another stream that turns out to belong to the change.
+
+        Args:
+            t: position among tracked streams.
+            changed: float64[FIELDS], its sums since the change began.
+        """
+        self.principals = np.append(self.principals, t)
+        self.changed = np.vstack([self.changed, changed])
+        self.pending = np.vstack([self.pending, np.zeros_like(changed)])
+        self.back = np.append(self.back, 0.0)
+        self.again = np.vstack([self.again, np.full((1, self.again.shape[1]), -np.inf)])
+        self.quiet = np.append(self.quiet, 0)
+
+    def differs(self, reference: Reference, t: int, now: FloatArray, log_threshold: float) -> bool:
+        """Whether principal `t` has left the changed state for yet another one.
+
+        Two-sample likelihood ratio of its cells (and exact repeats) then and now, in effective rows, less the
+        freedom that fitting two states instead of one takes (half a log row per cell).
+
+        Args:
+            reference: what is normal.
+            t: position among tracked streams.
+            now: float64[FIELDS], the stream's recent sums.
+            log_threshold: what an alarm takes.
+        """
+        then = self.changed[int(np.flatnonzero(self.principals == t)[0])]
+        gain, free = _two_sample(then[:CELLS], now[:CELLS])
+        if reference.persistence:
+            pairs = [np.array([s[REPEATS], max(s[:CELLS].sum() - s[REPEATS], 0.0)]) for s in (then, now)]
+            more, also = _two_sample(*pairs)
+            gain, free = gain + more, free + also
+        rows = min(float(then[:CELLS].sum()), float(now[:CELLS].sum()))
+        tau = max(float(reference.tau[t]), 1.0)
+        return gain / tau - 0.5 * free * math.log(max(rows / tau, 2.0)) >= log_threshold
 
     def _for_reference(self, reference: Reference, sums: FloatArray) -> FloatArray:
         p = self.principals
@@ -97,6 +140,19 @@ class Standing:
             repeats = np.minimum(sums[:, REPEATS], total)
             gain += repeats * np.log(usual / share) + (total - repeats) * np.log((1 - usual) / (1 - share))
         return np.asarray(gain / np.maximum(reference.tau[p], 1.0))
+
+
+def _two_sample(then: FloatArray, now: FloatArray) -> tuple[float, int]:
+    """Log likelihood ratio of two sets of counts being of two states, and the degrees of freedom."""
+    both = then + now
+    used = both > 0
+    gain = 0.0
+    for counts in (then, now):
+        filled = counts > 0
+        share = counts[filled] / max(float(counts.sum()), 1.0)
+        pooled = both[filled] / max(float(both.sum()), 1.0)
+        gain += float((counts[filled] * np.log(share / pooled)).sum())
+    return gain, max(int(used.sum()) - 1, 0)
 
 
 def patience_for(windows: int) -> int:

@@ -44,6 +44,7 @@ def encode(monitor: Monitor, bets_id: bytes) -> bytes:
             _STANDING.pack(s.number, s.raised_at, s.patience, len(s.principals)),
             s.principals.astype("<i8").tobytes(),
             s.changed.astype("<f8").tobytes(),
+            s.pending.astype("<f8").tobytes(),
             s.back.astype("<f8").tobytes(),
             s.again.astype("<f8").tobytes(),
             s.quiet.astype("<i8").tobytes(),
@@ -96,15 +97,16 @@ def _standing(reader: Reader, streams: int, width: int) -> Standing:
         raise MalformedSketch("a standing alarm without streams or number")
     principals = reader.array("<i8", count)
     changed = reader.array("<f8", count, FIELDS)
+    pending = reader.array("<f8", count, FIELDS)
     back = reader.array("<f8", count)
     again = reader.array("<f8", count, width)
     quiet = reader.array("<i8", count)
     if (principals < 0).any() or (principals >= streams).any():
         raise MalformedSketch("a standing alarm names a stream that does not exist")
-    if not (np.isfinite(changed).all() and np.isfinite(back).all()) or np.isnan(again).any():
+    if not all(np.isfinite(array).all() for array in (changed, pending, back)) or np.isnan(again).any():
         raise MalformedSketch("a standing alarm's numbers are not finite")
     alarm = _alarm(reader.blob(MAX_ALARM))
-    return Standing(number, raised_at, patience, principals, alarm, changed, back, again, quiet)
+    return Standing(number, raised_at, patience, principals, alarm, changed, pending, back, again, quiet)
 
 
 def _alarm_bytes(alarm: Alarm) -> bytes:
