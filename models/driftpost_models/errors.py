@@ -32,9 +32,9 @@ class ModelRefused(ModelError):
     """
 
     def __init__(self, reason: str, remedy: str) -> None:
-        self.reason = reason
+        self.reason = reason if reason.endswith(".") else f"{reason}."
         self.remedy = remedy
-        super().__init__(f"{reason} {remedy}".strip())
+        super().__init__(f"{self.reason} {remedy}".strip())
 
 
 class InputMismatch(ModelError):

@@ -41,7 +41,10 @@ def _refusal(message: str) -> ModelRefused:
             f"This ONNX Runtime is older than the model: {text}",
             "Update onnxruntime, or export the model with a lower opset.",
         )
-    if re.search(r"NOT_IMPLEMENTED|is not a registered function/op|Could not find an implementation", text):
+    if re.search(
+        r"NOT_IMPLEMENTED|No Op registered|is not a registered function/op|Could not find an implementation",
+        text,
+    ):
         return ModelRefused(
             f"The model uses an operator that this ONNX Runtime does not have: {text}",
             "Export it with standard operators only, or update onnxruntime.",

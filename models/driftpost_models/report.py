@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -39,13 +40,27 @@ def built_text(built: Built) -> str:
     lines += _stream_lines(bundle)
     lines += _policy_lines(bundle)
     if built.notes:
-        lines += ["", "Please check:", *(f"  - {note}" for note in built.notes)]
+        lines += ["", "Please check:", *(f"  - {note}" for note in _grouped(built.notes))]
     if built.short:
-        lines += ["", "The reference is too short for the budget (thresholds hold, but rest on few rows):"]
+        lines += ["", "The reference is short for the budget:"]
         lines += [f"  - {sentence}" for sentence in built.short[:_MAX_SHORT_LINES]]
         if len(built.short) > _MAX_SHORT_LINES:
             lines.append(f"  - and {len(built.short) - _MAX_SHORT_LINES} streams more")
     return "\n".join(lines)
+
+
+def _grouped(notes: Sequence[str]) -> list[str]:
+    """Notes that say the same of several streams, said once."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for note in notes:
+        stream, separator, text = note.partition(": ")
+        key = re.sub(r"[\d.,]+", "#", text) if separator and " " not in stream else note
+        groups.setdefault(key, []).append((stream, note))
+    lines = []
+    for (_, first), *others in groups.values():
+        likewise = f" (likewise {', '.join(stream for stream, _ in others)})" if others else ""
+        lines.append(first + likewise)
+    return lines
 
 
 def inspect_text(bundle: Bundle) -> str:
@@ -92,7 +107,8 @@ def inspect_json(bundle: Bundle) -> str:
             plain["tau_rows"] = float(calibration.tau(stream.name))
             plain["effective_rows"] = float(calibration.n_ref(stream.name))
         if stream.kind is StreamKind.NUMERIC:
-            plain.update(mean=summary.mean, std=summary.std, low=summary.low, high=summary.high)
+            for field in ("mean", "std", "low", "high"):
+                plain[field] = _number(getattr(summary, field))
         streams.append(plain)
     signature = bundle.signature
     return json.dumps(
@@ -119,13 +135,12 @@ def inspect_json(bundle: Bundle) -> str:
         },
         indent=2,
         ensure_ascii=False,
-        default=_finite,
     )
 
 
-def _finite(value: object) -> object:
-    """numpy scalars as plain numbers."""
-    return value.item() if isinstance(value, np.generic) else str(value)
+def _number(value: float) -> float | None:
+    """A plain number; JSON has none for what is not finite."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _bytes(size: int) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from driftpost_models import runtime as runtime_module
 from driftpost_models.errors import InferenceFailed, InputMismatch, ModelRefused
 from driftpost_models.isolated import IsolatedRuntime

@@ -133,9 +133,7 @@ def adder(
     return pack([graph], [schema.BuiltinOperator.ADD], signature=signed)
 
 
-def quantized_adder(
-    dtype: str, scale: float | None, zero_point: int, *, free_batch: bool = False
-) -> bytes:
+def quantized_adder(dtype: str, scale: float | None, zero_point: int, *, free_batch: bool = False) -> bytes:
     """x + x for a quantized dtype."""
     free = (-1, 4) if free_batch else None
     kind, options = _add()
@@ -143,7 +141,9 @@ def quantized_adder(
         tensor("x", (1, 4), dtype, scale=scale, zero_point=zero_point, free=free),
         tensor("y", (1, 4), dtype, scale=scale, zero_point=zero_point, free=free),
     ]
-    return pack([subgraph(made, (0,), (1,), [operator(0, (0, 0), (1,), kind, options)])], [schema.BuiltinOperator.ADD])
+    return pack(
+        [subgraph(made, (0,), (1,), [operator(0, (0, 0), (1,), kind, options)])], [schema.BuiltinOperator.ADD]
+    )
 
 
 def reshaper(dtype: str, scale: float | None) -> bytes:
@@ -156,7 +156,9 @@ def reshaper(dtype: str, scale: float | None) -> bytes:
     ]
     options = schema.ReshapeOptionsT()
     options.newShape = [1, 2, 2]
-    graph = subgraph(made, (0,), (2,), [operator(0, (0, 1), (2,), schema.BuiltinOptions.ReshapeOptions, options)])
+    graph = subgraph(
+        made, (0,), (2,), [operator(0, (0, 1), (2,), schema.BuiltinOptions.ReshapeOptions, options)]
+    )
     return pack([graph], [schema.BuiltinOperator.RESHAPE], [shape])
 
 
