@@ -113,7 +113,7 @@ class Classification(Probe):
                 np.where(shares > 0, shares * np.log2(np.where(shares > 0, shares, 1.0)), 0.0), axis=1
             )
         # Rounding may leave a hair below zero.
-        entropy = np.maximum(entropy, 0.0) + 0.0
+        entropy = np.where(positive.any(axis=1), np.maximum(entropy, 0.0) + 0.0, np.nan)
         measured = np.stack([best.astype(np.float64), confidence, margin, entropy], axis=1)
         measured[~np.isfinite(probabilities).all(axis=1)] = np.nan
         return measured

@@ -94,7 +94,8 @@ class Image(Probe):
         stride = max(1, math.ceil(math.sqrt(tall * wide) / THUMBNAIL))
         positions = channels * math.ceil((tall - 1) / stride) * math.ceil((wide - 1) / stride)
         step = max(1, _CHUNK_VALUES // positions)
-        parts = [self._measure(planes[at : at + step], stride) for at in range(0, len(planes), step)]
+        with np.errstate(all="ignore"):
+            parts = [self._measure(planes[at : at + step], stride) for at in range(0, len(planes), step)]
         return np.concatenate(parts), {}
 
     def _planes(self, raw: Array) -> Array:
@@ -129,18 +130,16 @@ class Image(Probe):
         steps = np.einsum("ij,ij->i", right.reshape(rows, -1), right.reshape(rows, -1), dtype=np.float64)
         steps += np.einsum("ij,ij->i", below.reshape(rows, -1), below.reshape(rows, -1), dtype=np.float64)
         edges = np.sqrt(steps / (2 * flat.shape[1]))
-        with np.errstate(all="ignore"):
-            sharpness = np.where(contrast > _FLAT, edges / np.maximum(contrast, _FLAT), contrast * 0.0)
+        sharpness = np.where(contrast > _FLAT, edges / np.maximum(contrast, _FLAT), contrast * 0.0)
         dark = np.count_nonzero(flat <= SATURATED, axis=1) / flat.shape[1]
         bright = np.count_nonzero(flat >= 1 - SATURATED, axis=1) / flat.shape[1]
         columns = [brightness, contrast, sharpness, dark, bright, self._change(flat)]
         if self._coloured:
             colour = here.reshape(rows, channels, -1).mean(axis=2, dtype=np.float64)
-            with np.errstate(all="ignore"):
-                total = colour.sum(axis=1)
-                # A black image has no colour: its balance is neutral, not missing.
-                neutral = ~(np.abs(total) > _FLAT) & np.isfinite(total)
-                columns += [np.where(neutral, 1 / 3, colour[:, c] / total) for c in (0, 2)]
+            total = colour.sum(axis=1)
+            # A black image has no colour: its balance is neutral, not missing.
+            neutral = ~(np.abs(total) > _FLAT) & np.isfinite(total)
+            columns += [np.where(neutral, 1 / 3, colour[:, c] / total) for c in (0, 2)]
         return np.stack(columns, axis=1)
 
     def _change(self, flat: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
