@@ -33,13 +33,12 @@ from feeder import Feeder
 from fleet import Fleet
 from inference_client import InferenceClient
 from layout import Layout, Ports
-from overhead import measure
 from processes import ChildFailed, Processes
 from progress import Progress, Snapshot
 from receiver import read_log
 from report import print_summary
 from scenario import DEVICES, FRAMES_PER_SECOND, MODEL, SHORT, Schedule, effect_of
-from summary import Account, Facts, Overhead, drift_found, passed
+from summary import Account, Facts, drift_found, passed
 from watch import Watch
 
 LOOK_EVERY_S = 0.5
@@ -127,7 +126,7 @@ class Demo:
             for name, account in facts.accounts.items()
         }
         failures = [f"{name} did not stop when asked" for name in late]
-        return replace(facts, accounts=accounts, failures=failures, overheads=self._overheads())
+        return replace(facts, accounts=accounts, failures=failures, overheads=self._fleet.measure_overheads())
 
     def linger(self) -> None:
         """Feed on, with whatever is wrong, until the exit event is set."""
@@ -232,12 +231,6 @@ class Demo:
             tallies={feeder.device: feeder.tallies for feeder in self._feeders},
             accounts=self._accounts(),
         )
-
-    def _overheads(self) -> list[Overhead]:
-        return [
-            measure(runtime, self._layout.bundle(runtime), self._layout.root / f"overhead-{runtime}.db")
-            for runtime in ("onnx", "tflite")
-        ]
 
 
 def closed(account: Account, status: dict[str, Any], fed_s: float, *, running: bool) -> Account:

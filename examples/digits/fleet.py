@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from digits import CLASSES, HERE, MODELS, load_pool
 from layout import Layout, Ports
 from processes import Child, ChildFailed, Processes, listening
 from scenario import DEVICES, MODEL, MODEL_VERSION, REFERENCE_FRAMES
+from summary import Overhead
 
 DRIFTPOST = str(Path(sys.executable).with_name("driftpost"))
 BASELINE_SEED = 7
@@ -102,6 +104,21 @@ class Fleet:
             address = f"http://127.0.0.1:{ports.agents[device.name]}/v2/health/ready"
             self._ready(agent, lambda address=address: answers(address))  # type: ignore[misc]  # mypy can't type a lambda's default
 
+    def measure_overheads(self) -> list[Overhead]:
+        """What the guard costs around each build of the model, in a process of its own.
+
+        Raises:
+            ChildFailed: It could not be measured.
+        """
+        layout = self._layout
+        costs = []
+        for runtime in MODELS:
+            store = layout.root / f"overhead-{runtime}.db"
+            command = [sys.executable, str(HERE / "overhead.py"), str(layout.bundle(runtime)), str(store)]
+            cost = json.loads(run_to_end(f"overhead-{runtime}", command, layout.logs))
+            costs.append(Overhead(runtime, cost["bare_us"], cost["guarded_us"]))
+        return costs
+
     def stop_agents(self) -> list[str]:
         """Stop the agents; the names of those that had to be killed."""
         return self._processes.stop(self._agents)
@@ -146,8 +163,8 @@ def receiver_command(layout: Layout, ports: Ports) -> list[str]:
     ]
 
 
-def run_to_end(name: str, command: Sequence[str], logs: Path) -> None:
-    """Run a command that ends by itself.
+def run_to_end(name: str, command: Sequence[str], logs: Path) -> str:
+    """Run a command that ends by itself; returns its standard output.
 
     Raises:
         ChildFailed: It failed.
@@ -157,6 +174,7 @@ def run_to_end(name: str, command: Sequence[str], logs: Path) -> None:
     (logs / f"{name}.log").write_text(said)
     if done.returncode:
         raise ChildFailed(name, f"ended with status {done.returncode}", said[-4000:])
+    return done.stdout
 
 
 def answers(address: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -54,7 +54,7 @@ class Snapshot:
         left_s: Seconds left of it, at most; None if that is unknown.
         dashboard: Address of the dashboard; empty before it is up.
         devices: One line each.
-        incidents: One line each.
+        incidents: What is told of each, by a key that changes only when there is news of it.
         request: What is known of the retrain request.
     """
 
@@ -62,7 +62,7 @@ class Snapshot:
     left_s: float | None = None
     dashboard: str = ""
     devices: Sequence[DeviceLine] = ()
-    incidents: Sequence[str] = ()
+    incidents: Mapping[str, str] = field(default_factory=dict)
     request: str = "none"
 
 
@@ -125,7 +125,9 @@ class Progress:
         if snapshot.phase != said.phase or now_s - said.at >= PLAIN_EVERY_S:
             said.phase, said.at = snapshot.phase, now_s
             lines.append(f"{snapshot.phase}: {totals(snapshot.devices)}")
-        lines += [f"  incident: {one}" for one in snapshot.incidents if one not in said.incidents]
+        lines += [
+            f"  incident: {one}" for key, one in snapshot.incidents.items() if key not in said.incidents
+        ]
         said.incidents |= set(snapshot.incidents)
         if snapshot.request != said.request:
             said.request = snapshot.request
@@ -164,7 +166,7 @@ def table(snapshot: Snapshot) -> RenderableType:
             str(one.acknowledged),
             Text(str(one.findings), style="bold red" if one.findings else ""),
         )
-    incidents = Text("\n".join(f"  {one}" for one in snapshot.incidents) or "  none")
+    incidents = Text("\n".join(f"  {one}" for one in snapshot.incidents.values()) or "  none")
     parts: list[RenderableType] = [Text(snapshot.phase + left, style="bold")]
     if snapshot.dashboard:
         parts.append(Text(f"dashboard: {snapshot.dashboard}"))

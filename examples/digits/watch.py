@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ STATUS_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class Sight:
-    """What was seen."""
+    """What was seen; the fields as in `progress.Snapshot`."""
 
     devices: Sequence[DeviceLine]
-    incidents: Sequence[str]
+    incidents: Mapping[str, str]
     request: str
 
 
@@ -55,7 +55,10 @@ class Watch:
             device_line(device, feeder, self.status(device))
             for device, feeder in zip(DEVICES, feeders, strict=True)
         ]
-        found = [told(one) for one in books.incidents(self._layout.database)]
+        found = {
+            f"{one.id} {one.scope_key} {one.state}": told(one)
+            for one in books.incidents(self._layout.database)
+        }
         states = books.requests(self._layout.database).values()
         return Sight(lines, found, ", ".join(states) or "none")
 

@@ -23,10 +23,11 @@ def test_a_log_gets_a_line_now_and_then_and_every_incident_once():
     with Progress(out) as progress:
         for second in range(4):
             progress.show(SNAPSHOT, float(second))
-        found = replace(SNAPSHOT, incidents=["cohort camera=B"], request="delivered")
+        found = replace(SNAPSHOT, incidents={"i-1 open": "cohort camera=B"}, request="delivered")
         progress.show(found, 4.5)
         progress.show(found, 4.6)
-        progress.show(found, 6.0)
+        later = replace(found, incidents={"i-1 open": "cohort camera=B, 5.1 sd"})
+        progress.show(later, 6.0)
     lines = shown(out).splitlines()
     assert lines == [
         "quiet stretch: 480 inferences; windows 24 recorded, 22 sent, 20 acknowledged; 0 findings",
