@@ -20,12 +20,15 @@ _PACKAGES = (
     ("tflite_runtime.interpreter", "tflite-runtime"),
 )
 
+# What the native library raises, by its whim and version.
+_LOAD_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, ImportError, SystemError)
+
 _SMALLEST_FILE = 32
 """Bytes. A flatbuffer with its root table and identifier can't be shorter."""
 
 
-def _interpreter_class() -> tuple[Any, str]:
-    """The Interpreter of the first package that imports, with the package's name and version."""
+def _package() -> tuple[Any, str]:
+    """The interpreter's module in the first package that imports, with the package's name and version."""
     problems = []
     for module, package in _PACKAGES:
         try:
@@ -33,7 +36,7 @@ def _interpreter_class() -> tuple[Any, str]:
         except ImportError as error:
             problems.append(f"{package}: {error}")
             continue
-        return found.Interpreter, f"{package} {importlib.metadata.version(package)}"
+        return found, f"{package} {importlib.metadata.version(package)}"
     raise ModelRefused(
         f"The model is TFLite, but no runtime for it can be imported ({'; '.join(problems)}).",
         "Install one: pip install 'driftpost[tflite]'.",
@@ -82,6 +85,12 @@ def _refusal(message: str) -> ModelRefused:
     )
 
 
+def _prepared(package: Any, content: bytes, threads: int, **options: Any) -> Any:
+    interpreter = package.Interpreter(model_content=content, num_threads=threads, **options)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
 class TfliteRuntime:
     """One model in a TFLite interpreter. Calls from several threads take turns.
 
@@ -94,12 +103,20 @@ class TfliteRuntime:
     def __init__(self, content: bytes, *, threads: int = 1) -> None:
         if len(content) < _SMALLEST_FILE:
             raise _refusal("the file ends inside its header")
-        interpreter_class, self.version = _interpreter_class()
+        package, self.version = _package()
+        self.provider = "XNNPACK"
         try:
-            interpreter = interpreter_class(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
-        except (ValueError, RuntimeError, TypeError, AttributeError, ImportError, SystemError) as error:
-            raise _refusal(str(error)) from error
+            interpreter = _prepared(package, content, threads)
+        except _LOAD_ERRORS as error:
+            if "XNNPACK" not in str(error):
+                raise _refusal(str(error)) from error
+            # The delegate refuses models that the plain kernels run, such as uint8 tensors with a scale of 0.
+            self.provider = "plain kernels"
+            plain = package.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            try:
+                interpreter = _prepared(package, content, threads, experimental_op_resolver_type=plain)
+            except _LOAD_ERRORS as second:
+                raise _refusal(str(second)) from second
         self._interpreter: Any = interpreter
         # The interpreter does not copy the model: the bytes must live as long as it does.
         self._content = content
@@ -108,7 +125,6 @@ class TfliteRuntime:
         names = _names(interpreter, inputs, outputs)
         self.inputs = tuple(_spec(d, name) for d, name in zip(inputs, names[0], strict=True))
         self.outputs = tuple(_spec(d, name) for d, name in zip(outputs, names[1], strict=True))
-        self.provider = "CPU"
         self._input_indices = {name: int(d["index"]) for d, name in zip(inputs, names[0], strict=True)}
         self._output_indices = {name: int(d["index"]) for d, name in zip(outputs, names[1], strict=True)}
         self._shapes = {

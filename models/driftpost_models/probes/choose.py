@@ -45,6 +45,9 @@ _ENOUGH_ROWS = 50
 SMALLEST_IMAGE = 8
 """Pixels along a side. Digits of 8x8 are images; 3x40 and 49x10 are features over time."""
 
+_CLEAR_WINNER = 0.7
+"""Median confidence from which numbers are taken for logits; three random numbers reach 0.55."""
+
 _DIRECTIONS = 4
 _SEED = 20_11
 
@@ -480,7 +483,7 @@ def _confident(real: npt.NDArray[np.float64]) -> bool:
     powers = np.exp(finite - finite.max(axis=1, keepdims=True))
     best = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
     winners = np.unique(finite.argmax(axis=1))
-    return bool(np.median(best) >= 0.5) and len(winners) >= 2
+    return bool(np.median(best) >= _CLEAR_WINNER) and len(winners) >= 2
 
 
 def _embedding(spec: TensorSpec, side: str, prefix: str, raw: Array) -> Embedding:
