@@ -9,11 +9,12 @@ from plotly.graph_objects import Figure
 from sqlalchemy import Connection, or_, select
 
 from driftpost_aggregator.store import tables
-from driftpost_aggregator.web.charts.heat import ALARM, Axis, Grid, Row, effect_map, evidence_map
+from driftpost_aggregator.web.charts.heat import ALARM, COLUMNS, Axis, Grid, Row, effect_map, evidence_map
+from driftpost_aggregator.web.charts.theme import Look
+from driftpost_aggregator.web.links import address, segment, stream_address
 from driftpost_aggregator.web.models import Model
 from driftpost_aggregator.web.queries import devices as device_queries
 from driftpost_aggregator.web.queries.series import bundles_of, evidence
-from driftpost_aggregator.web.rendering import address, segment
 from driftpost_aggregator.web.site import Site
 
 # Devices or cohorts in one map: as many as fit a screen; those that need attention come first.
@@ -60,11 +61,11 @@ def _share_of_threshold(value: float, model: Model | None) -> float:
     return 100.0 * min(1.0, max(0.0, value / model.log_threshold))
 
 
-def device_map(site: Site, connection: Connection, *, span_s: int, theme: str) -> Figure:
+def device_map(site: Site, connection: Connection, *, span_s: int, look: Look) -> Figure:
     """The devices that most need attention, by time."""
     now_ms = site.now_ms()
     names = device_queries.most_suspicious(connection, MAX_ROWS)
-    axis = Axis.over(now_ms - span_s * 1000, now_ms, shortest_cell_ms(site, connection))
+    axis = Axis.over(now_ms - span_s * 1000, now_ms, shortest_cell_ms(site, connection), COLUMNS[look.width])
     values: Grid = np.full((len(names), axis.cells), np.nan)
     line = {name: position for position, name in enumerate(names)}
     for one in evidence(connection, names, from_ms=axis.from_ms, cell_ms=axis.cell_ms, cells=axis.cells):
@@ -73,15 +74,17 @@ def device_map(site: Site, connection: Connection, *, span_s: int, theme: str) -
         values[line[one.device], cells] = np.fmax(values[line[one.device], cells], share)
     for device, _, raised_ms, cleared_ms in alarms(connection, names, from_ms=axis.from_ms, to_ms=now_ms):
         values[line[device], axis.covered(raised_ms, cleared_ms)] = ALARM
-    return evidence_map(theme, [Row(name, f"/devices/{segment(name)}") for name in names], axis, values)
+    return evidence_map(
+        theme, width, [Row(name, f"/devices/{segment(name)}") for name in names], axis, values
+    )
 
 
 def stream_map(
-    site: Site, connection: Connection, device: str, model: Model, *, span_s: int, theme: str
+    site: Site, connection: Connection, device: str, model: Model, *, span_s: int, look: Look
 ) -> Figure:
     """One device's tracked streams, by time; those with most evidence first."""
     now_ms = site.now_ms()
-    axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0 * model.window_s)
+    axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0 * model.window_s, COLUMNS[look.width])
     names = model.tracked
     values: Grid = np.full((len(names), axis.cells), np.nan)
     for one in evidence(connection, [device], from_ms=axis.from_ms, cell_ms=axis.cell_ms, cells=axis.cells):
@@ -101,16 +104,10 @@ def stream_map(
         Row(names[position], stream_address(model.bundle, names[position], "device", device))
         for position in order
     ]
-    return evidence_map(theme, rows, axis, values[order])
+    return evidence_map(look, rows, axis, values[order])
 
 
-def stream_address(bundle: str, stream: str, scope: str = "fleet", key: str = "") -> str:
-    """Page of one stream, as seen from a scope."""
-    path = f"/streams/{segment(bundle)}/{segment(stream)}"
-    return path if scope == "fleet" else address(path, scope=scope, key=key)
-
-
-def cohort_map(site: Site, connection: Connection, *, span_s: int, theme: str) -> Figure:
+def cohort_map(site: Site, connection: Connection, *, span_s: int, look: Look) -> Figure:
     """The fleet and its largest cohorts, by time."""
     now_ms = site.now_ms()
     cohorts = [
@@ -124,7 +121,7 @@ def cohort_map(site: Site, connection: Connection, *, span_s: int, theme: str) -
         name for _, name in sorted(cohorts, key=lambda cohort: (-cohort[0], cohort[1]))[: MAX_ROWS - 1]
     )
     scopes = [("fleet", ""), *(("cohort", name) for name in chosen)]
-    axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0)
+    axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0, COLUMNS[look.width])
     courses = []
     for scope, key in scopes:
         changes = []
@@ -136,7 +133,7 @@ def cohort_map(site: Site, connection: Connection, *, span_s: int, theme: str) -
                 )
         courses.append(changes)
     longest = max((change.bucket_s for changes in courses for change in changes), default=1)
-    axis = Axis.over(axis.from_ms, now_ms, 1000.0 * longest)
+    axis = Axis.over(axis.from_ms, now_ms, 1000.0 * longest, COLUMNS[look.width])
     values: Grid = np.full((len(scopes), axis.cells), np.nan)
     streams = [[""] * axis.cells for _ in scopes]
     for position, changes in enumerate(courses):
@@ -150,4 +147,4 @@ def cohort_map(site: Site, connection: Connection, *, span_s: int, theme: str) -
         Row("whole fleet", "/streams") if scope == "fleet" else Row(key, address("/devices", attribute=key))
         for scope, key in scopes
     ]
-    return effect_map(theme, rows, axis, values, streams)
+    return effect_map(look, rows, axis, values, streams)

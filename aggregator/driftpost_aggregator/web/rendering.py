@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
@@ -12,9 +11,11 @@ from starlette.responses import HTMLResponse
 from driftpost_aggregator.web import words
 from driftpost_aggregator.web.access import person
 from driftpost_aggregator.web.assets import assets
+from driftpost_aggregator.web.links import address, segment
 from driftpost_aggregator.web.parameters import SPANS
 from driftpost_aggregator.web.queries.changes import TOPICS
 from driftpost_aggregator.web.site import site_of
+from driftpost_aggregator.web.stream_table import contribution_words
 
 # What stands in the page's bar: address, name.
 _NAVIGATION = (
@@ -25,17 +26,6 @@ _NAVIGATION = (
     ("/requests", "Retrain requests"),
     ("/quarantine", "Quarantine"),
 )
-
-
-def segment(text: str) -> str:
-    """Text as one segment of a path."""
-    return quote(text, safe="")
-
-
-def address(path: str, **parameters: str | int | Sequence[str] | None) -> str:
-    """A path with those parameters that have a value."""
-    given = {name: value for name, value in parameters.items() if value not in (None, "", (), [])}
-    return f"{path}?{urlencode(given, doseq=True)}" if given else path
 
 
 def environment() -> Environment:
@@ -51,7 +41,7 @@ def environment() -> Environment:
         whole=words.whole,
         compact=words.compact,
         number=words.number,
-        signed=words.signed,
+        sd=words.sd,
         percent=words.percent,
         size=words.size,
         duration=words.duration,
@@ -68,6 +58,7 @@ def environment() -> Environment:
         address=address,
         span_choices=[(name, name) for name in SPANS],
         scope_words=words.scope,
+        effect_words=contribution_words,
         DASH=words.DASH,
     )
     return made

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from driftpost_aggregator.web.charts.distribution import category_names
 from driftpost_aggregator.web.effects import beyond_chance
-from driftpost_aggregator.web.maps import stream_address
+from driftpost_aggregator.web.links import stream_address
 from driftpost_aggregator.web.models import Model
 from driftpost_aggregator.web.queries.incidents import Contribution
 from driftpost_aggregator.web.queries.series import merged
-from driftpost_aggregator.web.words import DASH, number, percent, signed
+from driftpost_aggregator.web.words import DASH, MINUS, number, percent, rounded, shift, unit
 from driftpost_sketches.drift.effect import Effect, effect_of
 from driftpost_sketches.schema import Stream, StreamKind
 from driftpost_sketches.window import StreamSummary, Window
@@ -90,23 +90,35 @@ def _where(stream: Stream, summary: StreamSummary) -> str:
         return DASH
     if stream.kind is StreamKind.CATEGORICAL:
         top = int(summary.share.argmax())
-        return f"{category_names(stream)[top]} {percent(float(summary.share[top]))}"
-    unit = f" {stream.unit}" if stream.unit else ""
-    return f"{number(summary.mean)} ± {number(summary.std, 2)}{unit}"
+        return f"{category_names(stream)[top]}: {percent(float(summary.share[top]))}"
+    mean, std = rounded(summary.mean, summary.std), rounded(summary.std, summary.std)
+    return f"{mean} ± {std}{_unit(stream.unit)}" if summary.std > 0 else f"{mean}{_unit(stream.unit)}"
+
+
+def _unit(name: str) -> str:
+    return f" {unit(name)}" if name else ""
 
 
 def change_words(stream: Stream, effect: Effect) -> str:
     """A change as a person says it: ``+3.1 °C (+0.8 sd)``, ``digit 7 +12 %``."""
     if stream.kind is StreamKind.NUMERIC:
-        unit = f" {stream.unit}" if stream.unit else ""
-        shift = f"{signed(effect.natural_shift)}{unit} ({signed(effect.sd_shift)} sd)"
+        # The reference's spread, as the two forms of one shift tell it.
+        spread = abs(effect.natural_shift / effect.sd_shift) if effect.sd_shift else stream.scale
+        natural = rounded(effect.natural_shift, spread, sign=True)
+        words = f"{natural}{_unit(stream.unit)} ({shift(effect.sd_shift)})"
         ratio = effect.std_ratio
-        return shift if 0.8 < ratio < 1.25 else f"{shift}, spread {number(ratio, 2)} times"
+        return words if 0.8 < ratio < 1.25 else f"{words}, spread {number(ratio, 2)} times"
     if stream.kind is StreamKind.CATEGORICAL:
         name = category_names(stream)[effect.largest_bin]
     else:
         name = f"code {effect.largest_bin + stream.lowest_code}"
-    return f"{name} {signed(100 * effect.share_change)} % of rows"
+    return f"{name}: {points(effect.share_change)}"
+
+
+def points(change: float) -> str:
+    """A change of a share: ``+12 % of rows``."""
+    shown = f"{100 * change:+.1f}".replace("-", MINUS).removesuffix(".0")
+    return f"{shown if shown.strip('+' + MINUS) != '0' else '0'} % of rows"
 
 
 def contribution_words(model: Model | None, part: Contribution) -> str:
@@ -115,6 +127,10 @@ def contribution_words(model: Model | None, part: Contribution) -> str:
     if model is not None:
         stream = next((one for one in model.schema.streams if one.name == part.stream), None)
     if stream is not None and stream.kind is not StreamKind.NUMERIC:
-        return f"{signed(100 * part.effect)} % of rows"
-    sd = f"{signed(part.effect)} sd"
-    return f"{signed(part.effect_natural)} {part.unit} ({sd})" if part.unit else sd
+        return points(part.effect)
+    if not part.effect:
+        return ""
+    if not part.unit:
+        return shift(part.effect)
+    natural = rounded(part.effect_natural, abs(part.effect_natural / part.effect), sign=True)
+    return f"{natural}{_unit(part.unit)} ({shift(part.effect)})"

@@ -53,6 +53,51 @@ def signed(value: float | None, digits: int = 2) -> str:
     return shown.replace("-", MINUS, 1) if value < 0 else shown if value == 0 else f"+{shown}"
 
 
+def sd(value: float | None) -> str:
+    """A size in reference standard deviations: ``0.83 sd``; what can not be told from none is ``0 sd``."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    shown = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    shown = shown.rstrip("0").rstrip(".")
+    return f"{shown.replace('-', MINUS) if shown != '-0' else '0'} sd"
+
+
+def shift(value: float | None) -> str:
+    """A change in reference standard deviations, with its sign: ``+0.83 sd``."""
+    shown = sd(value)
+    return (
+        f"+{shown}" if value is not None and math.isfinite(value) and value > 0 and shown != "0 sd" else shown
+    )
+
+
+def rounded(value: float | None, spread: float, *, sign: bool = False) -> str:
+    """A value with the digits that matter beside a spread: two of the spread's own.
+
+    >>> rounded(117.8236, 16.03)
+    '118'
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    if not (math.isfinite(spread) and spread > 0):
+        return signed(value) if sign else number(value)
+    places = 1 - math.floor(math.log10(spread))
+    if not -6 <= places <= 6:
+        return signed(value) if sign else number(value)
+    kept = round(value, places)
+    shown = f"{abs(kept):,.{max(0, places)}f}"
+    if kept == 0:
+        return "0" if sign else shown
+    return f"{MINUS if kept < 0 else '+' if sign else ''}{shown}"
+
+
+_SHORT_UNITS = {"us": "\N{MICRO SIGN}s", "C": "\N{DEGREE SIGN}C", "celsius": "\N{DEGREE SIGN}C"}
+
+
+def unit(name: str) -> str:
+    """A unit as people write it."""
+    return _SHORT_UNITS.get(name, name)
+
+
 def percent(part: float | None, of: float | None = 1.0) -> str:
     """A share: ``12.3 %``; never rounds up to 100 or down to 0 what is not."""
     if part is None or not of:

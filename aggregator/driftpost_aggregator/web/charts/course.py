@@ -15,9 +15,10 @@ from driftpost_aggregator.web.charts.distribution import (
     category_names,
     drawn_edges,
 )
-from driftpost_aggregator.web.charts.theme import PALETTES, figure, label, nothing, scale, when
+from driftpost_aggregator.web.charts.theme import PALETTES, Look, figure, label, nothing, scale, when
 from driftpost_aggregator.web.queries.series import Point
-from driftpost_aggregator.web.words import number, signed
+from driftpost_aggregator.web.words import number, shift
+from driftpost_aggregator.web.words import unit as unit_words
 from driftpost_sketches.schema import Schema, StreamKind
 from driftpost_sketches.window import Window
 
@@ -27,6 +28,8 @@ _MAX_AREAS = 7
 MAX_PANELS = 60
 _COLUMNS = {"narrow": 2, "medium": 3, "wide": 5}
 _PANEL_HEIGHT = 104
+# Characters of a stream's name over its panel.
+_TITLE_LENGTH = {"narrow": 14, "medium": 22, "wide": 24}
 # From here on a change is drawn as notable, and as alarming, reference standard deviations.
 _NOTABLE, _ALARMING = 0.25, 0.75
 
@@ -47,6 +50,11 @@ def _moments(schema: Schema, index: int, window: Window) -> tuple[float, float]:
     return summary.mean, summary.std
 
 
+def _extent(points: Sequence[Point]) -> list[str]:
+    """From the first row to the last, so that charts of one stream line up."""
+    return [when(points[0].start_ms), when(points[-1].start_ms + points[-1].bucket_s * 1000)]
+
+
 def _times(points: Sequence[Point]) -> list[str]:
     return [when(point.start_ms + point.bucket_s * 500) for point in points]
 
@@ -55,7 +63,7 @@ def _mean_over_time(
     schema: Schema, index: int, baseline: Window, points: Sequence[Point], theme: str
 ) -> Figure:
     stream, palette, times = schema.streams[index], PALETTES[theme], _times(points)
-    unit = label(stream.unit)
+    unit = label(unit_words(stream.unit))
     moments = np.array([_moments(schema, index, point.window) for point in points], dtype=np.float64)
     mean, std = moments[:, 0], moments[:, 1]
     drawn = figure(theme, height=260, legend=True)
@@ -107,7 +115,7 @@ def _mean_over_time(
                     name="baseline, mean ± 1 sd",
                 )
             )
-    drawn.update_xaxes(type="date")
+    drawn.update_xaxes(type="date", range=_extent(points))
     drawn.update_yaxes(title_text=unit or label(stream.name))
     return drawn
 
@@ -134,7 +142,7 @@ def _shares_over_time(schema: Schema, index: int, points: Sequence[Point], theme
                 hovertemplate="%{x|%Y-%m-%d %H:%M} UTC: %{y:.1%}",
             )
         )
-    drawn.update_xaxes(type="date")
+    drawn.update_xaxes(type="date", range=_extent(points))
     drawn.update_yaxes(tickformat=".0%", range=[0, 1], title_text="share of rows")
     return drawn
 
@@ -174,7 +182,7 @@ def density_over_time(
         )
     )
     drawn.update_xaxes(type="date", showgrid=False)
-    drawn.update_yaxes(showgrid=False, title_text=label(stream.unit or stream.name))
+    drawn.update_yaxes(showgrid=False, title_text=label(unit_words(stream.unit) or stream.name))
     return drawn
 
 
@@ -200,7 +208,7 @@ def change_by_stream(schema: Schema, baseline: Window, points: Sequence[Point]) 
 
 
 def small_multiples(
-    schema: Schema, baseline: Window, points: Sequence[Point], *, links: Sequence[str], theme: str, width: str
+    schema: Schema, baseline: Window, points: Sequence[Point], *, links: Sequence[str], look: Look
 ) -> Figure:
     """All streams of a device, one little panel each, the most changed first; zero is the baseline.
 
@@ -209,12 +217,11 @@ def small_multiples(
         baseline: The reference.
         points: Windows over time.
         links: For each stream of the schema, where a click leads.
-        theme: light or dark.
-        width: One of WIDTHS.
+        look: Theme and width.
     """
     if not points:
-        return nothing(theme, "no windows in this span")
-    palette, times = PALETTES[theme], _times(points)
+        return nothing(look.theme, "no windows in this span")
+    palette, times = look.palette, _times(points)
     changes = change_by_stream(schema, baseline, points)
 
     def latest(index: int) -> float:
@@ -222,13 +229,13 @@ def small_multiples(
         return float(values[-1]) if values.size else 0.0
 
     order = sorted(changes, key=lambda index: (-abs(latest(index)), index))[:MAX_PANELS]
-    columns = min(_COLUMNS[width], len(order))
+    columns = min(_COLUMNS[look.width], len(order))
     rows = -(-len(order) // columns)
     titles = []
     for index in order:
         stream, value = schema.streams[index], latest(index)
-        shown = f"{signed(value)} sd" if stream.kind is StreamKind.NUMERIC else f"{value:.0%} moved"
-        titles.append(f"{label(stream.name, 22)}  <b>{shown}</b>")
+        shown = shift(value) if stream.kind is StreamKind.NUMERIC else f"{value:.0%} moved"
+        titles.append(f"{label(stream.name, _TITLE_LENGTH[look.width])}  <b>{shown}</b>")
     grid = make_subplots(
         rows=rows,
         cols=columns,
@@ -236,7 +243,7 @@ def small_multiples(
         horizontal_spacing=0.035 if columns > 2 else 0.06,
         vertical_spacing=min(0.36 / rows, 0.2) if rows > 1 else 0,
     )
-    drawn = figure(theme, height=_PANEL_HEIGHT * rows + 24)
+    drawn = figure(look.theme, height=_PANEL_HEIGHT * rows + 24)
     grid.update_layout(drawn.layout)
     for position, index in enumerate(order):
         size = abs(latest(index))
@@ -262,7 +269,7 @@ def small_multiples(
         grid.update_yaxes(range=[-reach if numeric else 0, reach], nticks=3, zeroline=True, **axis)
         grid.update_yaxes(zerolinecolor=palette.baseline, zerolinewidth=1, tickfont_size=9, **axis)
     grid.update_xaxes(type="date", showticklabels=False, showgrid=False)
-    grid.update_annotations(font={"size": 12, "color": palette.ink})
+    grid.update_annotations(font={"size": 10 if look.width == "narrow" else 12, "color": palette.ink})
     grid.update_layout(
         margin={"l": 30, "r": 8, "t": 26, "b": 8}, meta={"links": [links[index] for index in order]}
     )

@@ -12,6 +12,7 @@ from plotly.graph_objects import Figure
 
 from driftpost_aggregator.web.charts.theme import PALETTES, figure, label, nothing
 from driftpost_aggregator.web.words import number, percent
+from driftpost_aggregator.web.words import unit as unit_words
 from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.window import StreamSummary, Window
 
@@ -64,6 +65,7 @@ def distribution(
     theme: str,
     now_name: str = "now",
     height: int = 280,
+    legend: bool = True,
 ) -> Figure:
     """Baseline as grey area, now as a line over it (numbers), or bars side by side (categories).
 
@@ -75,6 +77,7 @@ def distribution(
         theme: light or dark.
         now_name: Name of `now` in the legend.
         height: Pixels.
+        legend: Whether to name the two.
     """
     stream, palette = schema.streams[index], PALETTES[theme]
     sides = [
@@ -86,7 +89,7 @@ def distribution(
         return nothing(theme, "no values yet: every row was missing", height=height)
     if stream.kind is StreamKind.NUMERIC and not stream.edges:
         return nothing(theme, "this stream has a single bin", height=height)
-    drawn = figure(theme, height=height, legend=True)
+    drawn = figure(theme, height=height, legend=legend)
     if stream.kind is StreamKind.CATEGORICAL:
         _categories(drawn, stream, sides)
     elif stream.kind is StreamKind.CODES:
@@ -118,7 +121,7 @@ def _outline(edges: Floats, density: Floats) -> tuple[list[float], list[float]]:
 def _numbers(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
     edges = drawn_edges(stream, [side.summary for side in sides])
     widths = np.diff(edges)
-    unit = f" {label(stream.unit)}" if stream.unit else ""
+    unit = f" {label(unit_words(stream.unit))}" if stream.unit else ""
     shares = [[f"{side.name} {percent(float(share))}" for share in side.summary.share] for side in sides]
     drawn.add_trace(
         go.Bar(
@@ -137,8 +140,8 @@ def _numbers(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
     for side in sides[1:]:
         _area(drawn, side, edges, side.summary.share / widths)
     drawn.update_layout(bargap=0, barmode="overlay")
-    drawn.update_xaxes(title_text=label(f"{stream.name}, {stream.unit}" if stream.unit else stream.name, 60))
-    drawn.update_yaxes(title_text="density", rangemode="tozero", showticklabels=False)
+    drawn.update_xaxes(title_text=label(f"{stream.name}, {unit.strip()}" if unit else stream.name, 60))
+    drawn.update_yaxes(title_text="density", rangemode="tozero", showticklabels=False, showgrid=False)
     _cut_off(drawn, [side.summary.share / widths for side in sides])
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.graph_objects import Figure
 
-from driftpost_aggregator.web.charts.theme import PALETTES, figure, label, nothing, scale, when
+from driftpost_aggregator.web.charts.theme import Look, figure, label, nothing, scale, when
 
-# Cell columns: about one for every ten pixels of a wide page.
-COLUMNS = 96
+# Cell columns: about one for every ten pixels.
+COLUMNS = {"narrow": 32, "medium": 64, "wide": 96}
+# Characters of a row's name; a phone has little room beside the cells.
+_NAME_LENGTH = {"narrow": 14, "medium": 24, "wide": 28}
 _ROW_HEIGHT = 19
 _FRAME_HEIGHT = 62
 # Value of a cell whose alarm stands: just above the end of the scale of evidence, 0 to 100 %.
@@ -49,7 +51,7 @@ class Axis:
     cells: int
 
     @classmethod
-    def over(cls, from_ms: int, to_ms: int, shortest_cell_ms: float, cells: int = COLUMNS) -> Axis:
+    def over(cls, from_ms: int, to_ms: int, shortest_cell_ms: float, cells: int) -> Axis:
         """At most `cells` cells over a span, none shorter than `shortest_cell_ms`."""
         span = max(1, to_ms - from_ms)
         cell_ms = max(1, round(shortest_cell_ms), -(-span // cells))
@@ -69,18 +71,24 @@ class Axis:
         return [when(self.from_ms + position * self.cell_ms) for position in range(self.cells + 1)]
 
 
-def _drawn(theme: str, rows: Sequence[Row], axis: Axis, trace: go.Heatmap) -> Figure:
-    drawn = figure(theme, [trace], height=_FRAME_HEIGHT + _ROW_HEIGHT * len(rows))
+def _drawn(look: Look, rows: Sequence[Row], axis: Axis, trace: go.Heatmap) -> Figure:
+    drawn = figure(look.theme, [trace], height=_FRAME_HEIGHT + _ROW_HEIGHT * len(rows))
     drawn.update_layout(
         margin={"l": 8, "r": 8, "t": 4, "b": 30},
         meta={"links": [row.link for row in rows]},
         hovermode="closest",
     )
-    drawn.update_xaxes(type="date", showgrid=False, range=[axis.starts()[0], axis.starts()[-1]])
+    drawn.update_xaxes(
+        type="date",
+        showgrid=False,
+        tickangle=0,
+        nticks=4 if width == "narrow" else 10,
+        range=[axis.starts()[0], axis.starts()[-1]],
+    )
     drawn.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(rows))),
-        ticktext=[label(row.name, 28) for row in rows],
+        ticktext=[label(row.name, _NAME_LENGTH[look.width]) for row in rows],
         autorange="reversed",
         showgrid=False,
         zeroline=False,
@@ -92,20 +100,20 @@ def _cells(values: Grid) -> list[list[float | None]]:
     return [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in values]
 
 
-def evidence_map(theme: str, rows: Sequence[Row], axis: Axis, values: Grid) -> Figure:
+def evidence_map(look: Look, rows: Sequence[Row], axis: Axis, values: Grid) -> Figure:
     """Evidence of drift, 0 to 100 % of the alarm threshold, and ALARM where an alarm stands.
 
     Args:
-        theme: light or dark.
+        look: Theme and width.
         rows: One for each row of `values`.
         axis: One cell for each column of `values`.
         values: float64[rows, cells]; NaN where nothing was received.
     """
     if not rows:
-        return nothing(theme, "no devices yet")
+        return nothing(look.theme, "no devices yet")
     if np.isnan(values).all():
-        return nothing(theme, "nothing was received in this span")
-    palette = PALETTES[theme]
+        return nothing(look.theme, "nothing was received in this span")
+    palette = look.palette
     stops = scale(palette.heat[:-1])
     colours = [[float(stop) * 100 / ALARM, colour] for stop, colour in stops]
     colours += [[101 / ALARM, palette.heat[-1]], [1.0, palette.heat[-1]]]
@@ -131,7 +139,7 @@ def evidence_map(theme: str, rows: Sequence[Row], axis: Axis, values: Grid) -> F
         customdata=[[label(row.name, 60)] * axis.cells for row in rows],
         hovertemplate="%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}<extra></extra>",
     )
-    return _drawn(theme, rows, axis, trace)
+    return _drawn(look, rows, axis, trace)
 
 
 # Effects from this on are drawn in the strongest colour, reference standard deviations.
@@ -139,20 +147,20 @@ _STRONG_EFFECT = 1.0
 
 
 def effect_map(
-    theme: str, rows: Sequence[Row], axis: Axis, values: Grid, streams: Sequence[Sequence[str]]
+    look: Look, rows: Sequence[Row], axis: Axis, values: Grid, streams: Sequence[Sequence[str]]
 ) -> Figure:
     """Largest change of any stream, in reference standard deviations.
 
     Args:
-        theme: light or dark.
+        look: Theme and width.
         rows: One for each row of `values`.
         axis: One cell for each column of `values`.
         values: float64[rows, cells], not negative; NaN where nothing was received.
         streams: For each cell the stream that changed most.
     """
     if not rows or np.isnan(values).all():
-        return nothing(theme, "nothing was received in this span")
-    palette = PALETTES[theme]
+        return nothing(look.theme, "nothing was received in this span")
+    palette = look.palette
     trace = go.Heatmap(
         z=_cells(values),
         x=axis.starts(),
@@ -170,4 +178,4 @@ def effect_map(
             "%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}: %{z:.2f} reference sd<extra></extra>"
         ),
     )
-    return _drawn(theme, rows, axis, trace)
+    return _drawn(look, rows, axis, trace)

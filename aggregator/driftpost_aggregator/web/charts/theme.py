@@ -86,6 +86,24 @@ PALETTES = {
 }
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the browser says about itself.
+
+    Attributes:
+        theme: One of THEMES.
+        width: One of WIDTHS.
+    """
+
+    theme: str = "light"
+    width: str = "wide"
+
+    @property
+    def palette(self) -> Palette:
+        """Colours of the theme."""
+        return PALETTES[self.theme]
+
+
 def scale(colours: Sequence[str]) -> list[list[float | str]]:
     """A plotly colour scale with evenly spaced stops."""
     last = len(colours) - 1

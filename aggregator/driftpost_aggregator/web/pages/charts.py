@@ -14,9 +14,10 @@ from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import maps, parameters
 from driftpost_aggregator.web.charts.course import density_over_time, over_time, small_multiples
 from driftpost_aggregator.web.charts.distribution import distribution
-from driftpost_aggregator.web.charts.theme import THEMES, WIDTHS, nothing
+from driftpost_aggregator.web.charts.theme import THEMES, WIDTHS, Look, nothing
 from driftpost_aggregator.web.errors import NotKnown
 from driftpost_aggregator.web.incident_data import incident_window
+from driftpost_aggregator.web.links import stream_address
 from driftpost_aggregator.web.models import Model
 from driftpost_aggregator.web.pages.streams import model_of, scope_of, stream_of
 from driftpost_aggregator.web.queries import devices, incidents, series
@@ -27,6 +28,10 @@ from driftpost_aggregator.web.words import scope as scope_words
 
 def _theme(request: Request) -> str:
     return parameters.choice(request, "theme", THEMES, "light")
+
+
+def _look(request: Request) -> Look:
+    return Look(_theme(request), parameters.choice(request, "width", WIDTHS, "wide"))
 
 
 def _answer(request: Request, draw: Callable[[Connection], Figure]) -> Response:
@@ -50,13 +55,21 @@ def _answer(request: Request, draw: Callable[[Connection], Figure]) -> Response:
 
 def fleet_map(request: Request) -> Response:
     """`/charts/fleet`: heat map of devices or cohorts by time."""
-    site, theme = site_of(request), _theme(request)
+    site, look = site_of(request), _look(request)
     span_s = parameters.span_s(request, "6h")
     if parameters.choice(request, "rows", ("devices", "cohorts"), "devices") == "cohorts":
         return _answer(
-            request, lambda connection: maps.cohort_map(site, connection, span_s=span_s, theme=theme)
+            request,
+            lambda connection: maps.cohort_map(
+                site, connection, span_s=span_s, theme=theme, width=_width(request)
+            ),
         )
-    return _answer(request, lambda connection: maps.device_map(site, connection, span_s=span_s, theme=theme))
+    return _answer(
+        request,
+        lambda connection: maps.device_map(
+            site, connection, span_s=span_s, theme=theme, width=_width(request)
+        ),
+    )
 
 
 def _model_of_device(site: Site, connection: Connection, name: str) -> Model | None:
@@ -68,36 +81,35 @@ def _model_of_device(site: Site, connection: Connection, name: str) -> Model | N
 
 def device_evidence(request: Request) -> Response:
     """`/charts/devices/{device}/evidence`: heat map of its streams by time."""
-    site, theme, name = site_of(request), _theme(request), request.path_params["device"]
+    site, look, name = site_of(request), _look(request), request.path_params["device"]
     span_s = parameters.span_s(request, "6h")
 
     def draw(connection: Connection) -> Figure:
         model = _model_of_device(site, connection, name)
         if model is None:
-            return nothing(theme, "the device has not described its bundle yet")
-        return maps.stream_map(site, connection, name, model, span_s=span_s, theme=theme)
+            return nothing(look.theme, "the device has not described its bundle yet")
+        return maps.stream_map(
+            site, connection, name, model, span_s=span_s, theme=theme, width=_width(request)
+        )
 
     return _answer(request, draw)
 
 
 def device_streams(request: Request) -> Response:
     """`/charts/devices/{device}/streams`: all its streams over time, small."""
-    site, theme, name = site_of(request), _theme(request), request.path_params["device"]
-    width = parameters.choice(request, "width", WIDTHS, "wide")
+    site, look, name = site_of(request), _look(request), request.path_params["device"]
     span_ms = 1000 * parameters.span_s(request, "6h")
 
     def draw(connection: Connection) -> Figure:
         model = _model_of_device(site, connection, name)
         if model is None:
-            return nothing(theme, "the device has not described its bundle yet")
+            return nothing(look.theme, "the device has not described its bundle yet")
         now_ms = site.now_ms()
         points = series.points(
             connection, "device", name, model.bundle, from_ms=now_ms - span_ms, to_ms=now_ms
         )
-        links = [
-            maps.stream_address(model.bundle, stream.name, "device", name) for stream in model.schema.streams
-        ]
-        return small_multiples(model.schema, model.baseline, points, links=links, theme=theme, width=width)
+        links = [stream_address(model.bundle, stream.name, "device", name) for stream in model.schema.streams]
+        return small_multiples(model.schema, model.baseline, points, links=links, look=look)
 
     return _answer(request, draw)
 
@@ -147,6 +159,15 @@ def incident_stream(request: Request) -> Response:
         if now is None:
             return nothing(theme, "no merged windows since the onset yet")
         words = scope_words(incident.scope, incident.attributes, incident.scope_key)
-        return distribution(model.schema, index, model.baseline, now, theme=theme, now_name=words, height=230)
+        return distribution(
+            model.schema,
+            index,
+            model.baseline,
+            now,
+            theme=theme,
+            now_name=words,
+            height=190,
+            legend=False,
+        )
 
     return _answer(request, draw)

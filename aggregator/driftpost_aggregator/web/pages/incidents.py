@@ -14,9 +14,9 @@ from driftpost_aggregator.web.access import MAX_NAME, person
 from driftpost_aggregator.web.actions import MUTE_HOURS, Wish, carry_out
 from driftpost_aggregator.web.bodies import read_body
 from driftpost_aggregator.web.errors import BadParameter, BodyRefused, NotKnown
-from driftpost_aggregator.web.maps import stream_address
+from driftpost_aggregator.web.links import segment, stream_address
 from driftpost_aggregator.web.queries import fleet, incidents, requests
-from driftpost_aggregator.web.rendering import page, segment
+from driftpost_aggregator.web.rendering import page
 from driftpost_aggregator.web.site import site_of
 from driftpost_aggregator.web.stream_table import contribution_words
 

@@ -149,11 +149,13 @@ def devices_named(connection: Connection, names: Sequence[str]) -> list[Device]:
     for device, key, value in connection.execute(held.order_by(_attribute.device, _attribute.key)):
         attributes.setdefault(device, {})[key] = value
     standing = standing_findings(connection, names)
-    found = {
-        row.device: replace(Device(*row), attributes=attributes.get(row.device, {}), standing=standing.get(row.device, []))
-        for row in connection.execute(select(*_COLUMNS).where(_device.device.in_(names)))
-    }
-    return [found[name] for name in names if name in found]
+    rows = connection.execute(select(*_COLUMNS).where(_device.device.in_(names)))
+    found = {row.device: Device(*row) for row in rows}
+    return [
+        replace(found[name], attributes=attributes.get(name, {}), standing=standing.get(name, []))
+        for name in names
+        if name in found
+    ]
 
 
 def device_named(connection: Connection, name: str) -> Device | None:

@@ -63,7 +63,7 @@ def list_quarantine(
     if cursor:
         (before,) = decode(cursor, int)
         query = query.where(_refusal.id < before)
-    found = [Refusal(*row) for row in connection.execute(query)]
+    found = [Refusal(*tuple(row)) for row in connection.execute(query)]
     return Page(found[:limit], encode(found[limit - 1].id) if len(found) > limit else None)
 
 

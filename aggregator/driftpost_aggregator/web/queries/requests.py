@@ -76,7 +76,7 @@ def _with_deliveries(connection: Connection, rows: Sequence[Row[Any]]) -> list[R
             found[request].append(Delivery(*values))
     return [
         # An incident's title is missing only in a damaged database.
-        replace(RetrainRequest(*row), title=row.title or "", deliveries=found[row.request])
+        replace(RetrainRequest(*tuple(row)), title=row.title or "", deliveries=found[row.request])
         for row in rows
     ]
 

@@ -92,6 +92,7 @@
       if (element.dataset.wanted !== wanted || element.dataset.drawn === tag) return;
       const figure = await answer.json();
       await loadPlotly();
+      element.style.height = `${figure.layout.height}px`;
       await Plotly.react(element, figure.data, figure.layout, { displayModeBar: false, responsive: true, scrollZoom: false });
       element.dataset.drawn = tag;
       delete element.dataset.failed;
