@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from driftpost_agent.recorder import ClosedWindow
 from driftpost_agent.store import Store
@@ -111,6 +112,10 @@ class WindowChecks:
     def waiting(self) -> int:
         """Closed windows that could not be stored yet."""
         return len(self._waiting)
+
+    def evidence(self) -> NDArray[np.float32]:
+        """Log evidence of each tracked stream now, float32[T]; -inf before the first window."""
+        return self._detector.evidence()
 
     def take(self, closed: ClosedWindow) -> None:
         """Check a closed window and record it with its findings and the detectors' new state."""
@@ -252,5 +257,5 @@ def _finite(value: float) -> float:
     return float(np.nan_to_num(value, posinf=_LARGE, neginf=-_LARGE))
 
 
-def _float16(evidence: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
+def _float16(evidence: NDArray[np.float32]) -> bytes:
     return np.clip(np.nan_to_num(evidence), -_FLOAT16_MAX, _FLOAT16_MAX).astype("<f2").tobytes()

@@ -280,7 +280,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") is not None:
             self.close_connection = True
             raise RequestRefused("send Content-Length; chunked requests are not taken", 411)
-        text = self.headers.get("Content-Length", "")
+        # Two lengths are how one request is smuggled inside another.
+        text = ",".join(self.headers.get_all("Content-Length", []))
         if not (text.isascii() and text.isdigit()):
             self.close_connection = True
             raise RequestRefused("the request needs a Content-Length", 411)

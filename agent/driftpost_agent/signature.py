@@ -64,7 +64,7 @@ class Signature:
         if len(rows) > 1:
             return Reason.SHAPE, f"the inputs disagree on the number of rows: {sorted(rows)}"
         if rows == {0}:
-            return Reason.SHAPE, "the batch is empty"
+            return Reason.SHAPE, "the inputs hold no row"
         return None
 
     def rows(self, tensors: Tensors) -> int:

@@ -29,7 +29,7 @@ def model_facts(serving: Serving) -> dict[str, Any]:
         "streams": len(bundle.schema.streams),
         "restarts": int(getattr(runtime, "restarts", 0)),
         "alive": bool(getattr(runtime, "alive", True)),
-        "isolated": hasattr(runtime, "pid"),
+        "pid": getattr(runtime, "pid", None),
         "fallback": serving.guard.fallback is not None,
     }
 
