@@ -136,6 +136,16 @@ def _database_error(request: Request, error: Exception) -> Response:
     )
 
 
+def _mistake(request: Request, error: Exception) -> Response:
+    # Starlette logs it with its trace, and the server goes on.
+    return _refusal(
+        request,
+        500,
+        "the dashboard made a mistake",
+        f"the aggregator's log has the details ({type(error).__name__}); please report it",
+    )
+
+
 def build(engine: Engine, options: WebOptions, *, now_ms: Callable[[], int] = _unix_ms) -> Starlette:
     """The application.
 
@@ -182,6 +192,7 @@ def build(engine: Engine, options: WebOptions, *, now_ms: Callable[[], int] = _u
             RequestError: _request_error,
             HTTPException: _http_error,
             SQLAlchemyError: _database_error,
+            Exception: _mistake,
         },
     )
     app.state.site = site

@@ -74,9 +74,7 @@ def device_map(site: Site, connection: Connection, *, span_s: int, look: Look) -
         values[line[one.device], cells] = np.fmax(values[line[one.device], cells], share)
     for device, _, raised_ms, cleared_ms in alarms(connection, names, from_ms=axis.from_ms, to_ms=now_ms):
         values[line[device], axis.covered(raised_ms, cleared_ms)] = ALARM
-    return evidence_map(
-        theme, width, [Row(name, f"/devices/{segment(name)}") for name in names], axis, values
-    )
+    return evidence_map(look, [Row(name, f"/devices/{segment(name)}") for name in names], axis, values)
 
 
 def stream_map(

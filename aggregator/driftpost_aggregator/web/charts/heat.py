@@ -82,7 +82,7 @@ def _drawn(look: Look, rows: Sequence[Row], axis: Axis, trace: go.Heatmap) -> Fi
         type="date",
         showgrid=False,
         tickangle=0,
-        nticks=4 if width == "narrow" else 10,
+        nticks=4 if look.width == "narrow" else 10,
         range=[axis.starts()[0], axis.starts()[-1]],
     )
     drawn.update_yaxes(

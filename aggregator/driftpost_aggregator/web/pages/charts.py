@@ -60,15 +60,11 @@ def fleet_map(request: Request) -> Response:
     if parameters.choice(request, "rows", ("devices", "cohorts"), "devices") == "cohorts":
         return _answer(
             request,
-            lambda connection: maps.cohort_map(
-                site, connection, span_s=span_s, theme=theme, width=_width(request)
-            ),
+            lambda connection: maps.cohort_map(site, connection, span_s=span_s, look=look),
         )
     return _answer(
         request,
-        lambda connection: maps.device_map(
-            site, connection, span_s=span_s, theme=theme, width=_width(request)
-        ),
+        lambda connection: maps.device_map(site, connection, span_s=span_s, look=look),
     )
 
 
@@ -88,9 +84,7 @@ def device_evidence(request: Request) -> Response:
         model = _model_of_device(site, connection, name)
         if model is None:
             return nothing(look.theme, "the device has not described its bundle yet")
-        return maps.stream_map(
-            site, connection, name, model, span_s=span_s, theme=theme, width=_width(request)
-        )
+        return maps.stream_map(site, connection, name, model, span_s=span_s, look=look)
 
     return _answer(request, draw)
 
