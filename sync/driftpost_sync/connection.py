@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paho.mqtt.client import (
     MQTT_CLEAN_START_FIRST_ONLY,
@@ -35,8 +36,9 @@ from driftpost_sync.mqtt_settings import MqttSettings, Protocol
 _MAX_PASSWORD_BYTES = 64 * 1024
 # Largest packet that a version 5 broker may send us: a message with its topic and properties.
 _MAX_PACKET_BYTES = MAX_READ_BYTES + 4096
-# MQTT 3.1.1 CONNACK code and its translation by paho, and the code of version 5.
+# Reason codes of MQTT 5; paho translates those of 3.1.1.
 _REFUSED_VERSION = 0x84
+MALFORMED_PACKET = 0x81
 
 
 @dataclass(frozen=True)
@@ -156,13 +158,16 @@ class Connection:
         self._client.will_set(will.topic, will.payload, qos=1, retain=True, properties=will_properties)
         if settings.username is not None:
             self._client.username_pw_set(settings.username, read_password(settings.password_file))
-        if settings.uses_tls:
-            self._client.tls_set_context(_tls_context(settings))
+        self._tls = _tls_context(settings) if settings.uses_tls else None
+        if self._tls is not None:
+            self._client.tls_set_context(self._tls)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
+        if not manual_ack:
+            self._client.on_log = self._on_log
 
     def open(self) -> None:
         """Connect the socket and send CONNECT; the broker's answer comes as an event.
@@ -170,13 +175,18 @@ class Connection:
         Raises:
             OSError: no connection (refused, unreachable, TLS); `explain` makes a sentence of it.
         """
-        self._client.connect(
-            self._settings.host,
-            self._settings.port,
-            self._settings.keepalive_s,
-            clean_start=False if self._version == "5" else MQTT_CLEAN_START_FIRST_ONLY,
-            properties=self._connect_properties,
-        )
+        try:
+            self._client.connect(
+                self._settings.host,
+                self._settings.port,
+                self._settings.keepalive_s,
+                clean_start=False if self._version == "5" else MQTT_CLEAN_START_FIRST_ONLY,
+                properties=self._connect_properties,
+            )
+        except OSError:
+            if self._tls is not None:
+                self._tls.close_last()
+            raise
 
     def poll(self, timeout_s: float, waker: Waker) -> list[Event]:
         """Wait for traffic, at most `timeout_s` or until woken, and return what happened."""
@@ -249,6 +259,12 @@ class Connection:
                 pass
 
     # Callbacks, called by paho from within `poll`
+
+    def _on_log(self, _client: Client, _userdata: object, _level: int, text: str) -> None:
+        # paho gives no other sign of it. Mosquitto refuses a message that is too large with a code that the
+        # standard does not allow there, which paho takes for a malformed packet.
+        if text.startswith("Received malformed packet"):
+            self._lose(MALFORMED_PACKET, "the broker sent a malformed packet")
 
     def _on_connect(
         self,
@@ -419,9 +435,29 @@ def read_password(path: Path | None) -> str | None:
         raise LinkError(f"mqtt.password_file {path} can not be read: {error.strerror}") from error
 
 
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
+class _TlsContext(ssl.SSLContext):
+    """Remembers the socket it wrapped last: paho forgets it, open, when the handshake fails."""
+
+    _last: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        """As in the base class."""
+        self._last = super().wrap_socket(*args, **options)
+        return self._last
+
+    def close_last(self) -> None:
+        """Close the socket wrapped last."""
+        if self._last is not None:
+            self._last.close()
+
+
+def _tls_context(settings: MqttSettings) -> _TlsContext:
+    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and its name
     try:
-        context = ssl.create_default_context(cafile=None if settings.ca is None else str(settings.ca))
+        if settings.ca is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cafile=str(settings.ca))
     except (OSError, ssl.SSLError) as error:
         raise LinkError(f"mqtt.ca {settings.ca} is no readable PEM file of certificates: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -26,8 +26,14 @@ HOLD_CAP_MS = 300_000
 # The aggregator's retained "offline" is believed for this long, ms; then a probe goes out nevertheless,
 # because its will may have been published after it came back, or its successor may not announce itself.
 HOST_GATE_MS = 300_000
-# Below this a message holds a single body.
-MIN_MESSAGE_BYTES = 1_024
+# A connection cut this often in a row, each time with a message unconfirmed: that message is the suspect.
+CUTS_ALLOWED = 3
+# A single body that is suspected to cut the connection waits this long while others are tried, ms.
+DEFER_MS = 3_600_000
+# Header, message number and properties of a publish, beside topic and payload, bytes.
+PACKET_OVERHEAD = 16
+# The longest topic of ours, bytes.
+_TOPIC_BYTES = 160
 
 NO_SUBSCRIBER = 0x10
 NOT_AUTHORISED = 0x87
@@ -129,6 +135,8 @@ class Drain:
         self._gate_since: int | None = None
         self._backlog_free_at = 0
         self._expired: set[int] = set()
+        self._cuts = 0
+        self._deferred: dict[int, int] = {}  # outbox id -> until
         self._progress_ms = 0
         self.trouble = ""
 
@@ -138,6 +146,11 @@ class Drain:
     def in_flight(self) -> frozenset[int]:
         """Outbox ids under way."""
         return frozenset(row_id for flight in self._flights.values() for row_id in flight.ids.values())
+
+    def not_now(self, now: int) -> frozenset[int]:
+        """Outbox ids that must not be taken now: under way, or suspected of cutting the connection."""
+        self._deferred = {row_id: until for row_id, until in self._deferred.items() if until > now}
+        return self.in_flight.union(self._deferred)
 
     @property
     def inflight_now(self) -> tuple[int, int]:
@@ -167,7 +180,7 @@ class Drain:
         _, size = self.inflight_now
         if self._window_used() >= self._window or size >= self.inflight_bytes:
             return None
-        room = max(min(self._message_bytes, self.inflight_bytes - size), MIN_MESSAGE_BYTES)
+        room = min(self._message_bytes, self.inflight_bytes - size)
         return Allowance(room, historical=now >= self._backlog_free_at)
 
     def wait_ms(self, now: int) -> int | None:
@@ -189,8 +202,8 @@ class Drain:
         self._window = 1
         self._message_bytes = self.message_bytes
         if maximum_packet is not None:
-            # Topic and properties take part of the packet; 256 covers the longest names.
-            self._message_bytes = max(MIN_MESSAGE_BYTES, min(self._message_bytes, maximum_packet - 256))
+            room = maximum_packet - _TOPIC_BYTES - PACKET_OVERHEAD
+            self._message_bytes = max(1, min(self._message_bytes, room))
 
     def disconnected(self) -> None:
         """What the broker has not confirmed goes back; what it has may still be answered."""
@@ -225,6 +238,7 @@ class Drain:
             return Verdict.FINE, ()
         if code == 0:
             flight.at_broker = True
+            self._cuts = 0
             if self._hold_until is None or now >= self._hold_until:
                 self.trouble = ""
             return Verdict.FINE, ()
@@ -252,11 +266,32 @@ class Drain:
         verdict, seqs = self._too_large(largest)
         return verdict, (largest.incarnation, seqs[0]) if seqs else None
 
+    def cut(self, now: int, *, certain: bool) -> None:
+        """The broker cut the connection without a reason; call before `disconnected`.
+
+        Version 3.1.1 has no other way to refuse a message, so what is under way becomes suspect: at once if
+        it is `certain` that the broker objected, else when it happened several times in a row. A suspect is
+        made smaller; one that can not be waits while others are tried. It is not set aside for good, because
+        the broker itself may be the one in trouble.
+        """
+        unconfirmed = [flight for flight in self._flights.values() if not flight.at_broker]
+        if not unconfirmed:
+            return
+        self._cuts += 1
+        if self._cuts < CUTS_ALLOWED and not certain:
+            return
+        self._cuts = 0
+        largest = max(unconfirmed, key=lambda flight: flight.wire_bytes)
+        verdict, _ = self._too_large(largest)
+        self.trouble = "the broker cuts the connection when it is sent a message"
+        if verdict is Verdict.TOO_LARGE:
+            self._deferred.update(dict.fromkeys(largest.ids.values(), now + DEFER_MS))
+
     def _too_large(self, flight: _Flight) -> tuple[Verdict, tuple[int, ...]]:
         if flight.single:
             return Verdict.TOO_LARGE, tuple(flight.ids)
         # Kept for later connections too: the broker will not have grown.
-        self.message_bytes = max(MIN_MESSAGE_BYTES, flight.wire_bytes // 2)
+        self.message_bytes = max(1, flight.wire_bytes // 2)
         self._message_bytes = min(self._message_bytes, self.message_bytes)
         return Verdict.KEEP, ()
 

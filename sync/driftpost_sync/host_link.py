@@ -18,7 +18,6 @@ from driftpost_sync import topics
 from driftpost_sync.backoff import RandomFraction
 from driftpost_sync.clock import Clock
 from driftpost_sync.connection import (
-    Connected,
     Event,
     Lost,
     Published,
@@ -130,11 +129,11 @@ class HostLink:
         self._exit = exit_event
         self._host_topic = topics.host_state(fleet)
         ups = topics.every_up(fleet)
-        self._filters = (topics.shared(group, ups) if group else ups, topics.every_state(fleet))
         check_files(settings)
         self._line = Line(
             settings,
             client_id,
+            filters=(topics.shared(group, ups) if group else ups, topics.every_state(fleet)),
             will=self._will,
             session_expiry_s=SESSION_EXPIRY_S,
             receive_maximum=MAX_QUEUED,
@@ -252,9 +251,7 @@ class HostLink:
                 self._announce(online=True)
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Connected):
-            self._line.subscribe(self._filters)
-        elif isinstance(event, Subscribed):
+        if isinstance(event, Subscribed):
             if event.refused:
                 self._disconnected()
                 self._line.fail(f"the broker does not let the aggregator read {', '.join(event.refused)}")

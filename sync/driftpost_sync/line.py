@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from driftpost_sync.backoff import Backoff, RandomFraction
 from driftpost_sync.clock import Clock
-from driftpost_sync.connection import Connected, Connection, Event, Lost, Waker, Will, explain
+from driftpost_sync.connection import Connected, Connection, Event, Lost, Subscribed, Waker, Will, explain
 from driftpost_sync.drain import SESSION_TAKEN_OVER
 from driftpost_sync.errors import LinkError
 from driftpost_sync.mqtt_settings import MqttSettings, Protocol
@@ -32,6 +32,7 @@ class Line:
     Args:
         settings: the broker and how to reach it.
         client_id: MQTT client identifier.
+        filters: subscribed to after every connect.
         will: made anew for every attempt.
         session_expiry_s, receive_maximum, manual_ack: as `Connection` takes them.
         clock: only its monotonic side decides anything.
@@ -44,6 +45,7 @@ class Line:
         settings: MqttSettings,
         client_id: str,
         *,
+        filters: Sequence[str],
         will: Callable[[], Will],
         session_expiry_s: int,
         receive_maximum: int,
@@ -54,6 +56,7 @@ class Line:
     ) -> None:
         self._settings = settings
         self._client_id = client_id
+        self._filters = tuple(filters)
         self._will = will
         self._session_expiry_s = session_expiry_s
         self._receive_maximum = receive_maximum
@@ -64,6 +67,7 @@ class Line:
         self._negotiation = Negotiation(settings.protocol)
         self._connection: Connection | None = None
         self._attempt_ms = 0
+        self._subscribed = False
         self._retry_ms = 0
         self.waker = Waker()
         self.connected_since: int | None = None
@@ -93,21 +97,25 @@ class Line:
                 self.connected_since = now
                 self.protocol = event.protocol
                 self.connects += 1
+                self._connection.subscribe(self._filters)
                 self._log.info("connected to %s with MQTT %s", self._settings.host, event.protocol)
+            elif isinstance(event, Subscribed):
+                self._subscribed = True
             elif isinstance(event, Lost):
                 self._lost(event, now)
         if (
             self._connection is not None
-            and not self.connected
+            and not self._subscribed
             and now - self._attempt_ms > self._settings.connect_timeout_s * 1000
         ):
-            lost = Lost(0, "the broker accepted the connection but does not answer", answered=False)
+            lost = Lost(0, "the broker accepts the connection but does not answer", answered=self.connected)
             self._lost(lost, now)
             events.append(lost)
         return events
 
     def _attempt(self, now: int) -> None:
         self._attempt_ms = now
+        self._subscribed = False
         try:
             self._connection = Connection(
                 self._settings,
@@ -172,11 +180,6 @@ class Line:
         if self._connection is None or not self.connected:
             return None
         return self._connection.publish(topic, payload, retain=retain)
-
-    def subscribe(self, filters: Sequence[str]) -> None:
-        """Subscribe with QoS 1."""
-        if self._connection is not None:
-            self._connection.subscribe(filters)
 
     def acknowledge(self, mid: int, qos: int) -> None:
         """Acknowledge a received message (`manual_ack`)."""

@@ -14,6 +14,7 @@ from driftpost_sync import topics
 from driftpost_sync.backoff import RandomFraction
 from driftpost_sync.clock import Clock
 from driftpost_sync.connection import (
+    MALFORMED_PACKET,
     Connected,
     Event,
     Lost,
@@ -23,7 +24,14 @@ from driftpost_sync.connection import (
     Will,
     check_files,
 )
-from driftpost_sync.drain import PACKET_TOO_LARGE, SESSION_TAKEN_OVER, Drain, Verdict, reason_text
+from driftpost_sync.drain import (
+    PACKET_OVERHEAD,
+    PACKET_TOO_LARGE,
+    SESSION_TAKEN_OVER,
+    Drain,
+    Verdict,
+    reason_text,
+)
 from driftpost_sync.errors import MalformedMessage, SyncError
 from driftpost_sync.line import TWIN_WAIT_MS, Line
 from driftpost_sync.messages import Ack, Command, Envelope, HostPresence, Item, Presence, decode_down
@@ -142,6 +150,7 @@ class Link:
         self._line = Line(
             settings,
             identity.client_id,
+            filters=(identity.down, identity.state, self._host_topic),
             will=self._will,
             session_expiry_s=SESSION_EXPIRY_S,
             receive_maximum=RECEIVE_MAXIMUM,
@@ -156,6 +165,8 @@ class Link:
         self._birth_ms: int | None = None
         self._birth_wanted = threading.Event()
         self._incarnation = 0
+        self._announced = False
+        self._maximum_packet: int | None = None
         self._host_online: bool | None = None
         self._refused = 0
         self._malformed = 0
@@ -236,7 +247,7 @@ class Link:
         now = self._clock.mono_ms()
         if isinstance(event, Connected):
             self._drain.connected(event.receive_maximum, event.maximum_packet)
-            self._line.subscribe([self._identity.down, self._identity.state, self._host_topic])
+            self._maximum_packet = event.maximum_packet
         elif isinstance(event, Subscribed):
             if self._identity.down in event.refused:
                 self._disconnected()
@@ -270,12 +281,13 @@ class Link:
 
     def _lost(self, event: Lost, now: int) -> None:
         if event.code == SESSION_TAKEN_OVER:
-            self._twins += 1
-            log.warning("%s", reason_text(SESSION_TAKEN_OVER))
+            self._twin()
         elif event.code == PACKET_TOO_LARGE:
             verdict, which = self._drain.dropped_as_too_large()
             if verdict is Verdict.TOO_LARGE and which is not None:
                 self._set_aside(*which, "the broker cuts the connection: too large", now)
+        elif event.answered:
+            self._drain.cut(now, certain=event.code == MALFORMED_PACKET)
         self._disconnected()
 
     # Sending
@@ -288,7 +300,7 @@ class Link:
                 batch = outbox.next_batch(
                     allowance.max_bytes,
                     now=now,
-                    exclude=self._drain.in_flight,
+                    exclude=self._drain.not_now(now),
                     live_since=self._line.connected_since,
                     historical=allowance.historical,
                 )
@@ -309,6 +321,13 @@ class Link:
             historical=batch.historical,
             items=tuple(Item(row.seq, row.kind, row.body) for row in batch.rows),
         ).to_bytes()
+        limit = self._maximum_packet
+        if limit is not None and len(payload) + len(self._identity.up) + PACKET_OVERHEAD > limit:
+            # A batch is never put together larger than that: this is a single body.
+            for row in batch.rows:
+                reason = f"the broker takes at most {limit} bytes"
+                self._set_aside(row.incarnation, row.seq, reason, now)
+            return
         mid = self._line.publish(self._identity.up, payload)
         if mid is not None:
             self._drain.sent(mid, batch, len(payload), now)
@@ -382,16 +401,26 @@ class Link:
 
     def _own_state(self, presence: Presence, *, retained: bool, now: int) -> None:
         """What others read about this device: correct it, and notice a twin (MQTT 3.1.1 has no 0x8E)."""
-        if retained or not self._ready:
-            return  # from before this connection
-        if presence.incarnation != self._incarnation and presence.online:
-            self._twins += 1
-            log.warning("%s", reason_text(SESSION_TAKEN_OVER))
+        if presence.incarnation == self._incarnation:
+            # The will of a connection of ours that the broker took longer to give up than we did.
+            if not presence.online and not retained:
+                self._birth_wanted.set()
+            return
+        with self._outbox() as outbox:
+            own_past = outbox.is_own(presence.incarnation)
+        if own_past:
+            if not presence.online:
+                self._birth_wanted.set()
+        elif (presence.online and not retained) or self._announced:
+            # Somebody else speaks under this name now, or has since this process last did.
+            self._announced = False
+            self._twin()
             self._disconnected()
             self._line.fail(reason_text(SESSION_TAKEN_OVER), at_least_ms=TWIN_WAIT_MS)
-        elif not presence.online:
-            # The will of a connection of ours that the broker took longer to give up than we did.
-            self._birth_wanted.set()
+
+    def _twin(self) -> None:
+        self._twins += 1
+        log.warning("%s", reason_text(SESSION_TAKEN_OVER))
 
     # Presence
 
@@ -405,6 +434,7 @@ class Link:
     def _announce(self, now: int) -> None:
         self._birth_wanted.clear()
         self._birth_ms = now
+        self._announced = True
         payload = replace(self._presence(), online=True).to_bytes()
         self._line.publish(self._identity.state, payload, retain=True)
 

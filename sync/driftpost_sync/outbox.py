@@ -566,6 +566,10 @@ class Outbox:
         ).fetchone()
         return found is not None and found[0] != "" and found[0] == self._boot
 
+    def is_own(self, incarnation: int) -> bool:
+        """Whether this store has (or had, as far as it remembers) that incarnation."""
+        return self._span(incarnation) is not None
+
     # Room
 
     def prune(self, keep_bytes: int) -> int:

@@ -82,7 +82,7 @@ def test_the_brokers_receive_maximum_is_honoured():
 def test_the_brokers_packet_size_bounds_a_message():
     made = drain()
     made.connected(65_535, 8192)
-    assert made.allowance(0).max_bytes <= 8192 - 200
+    assert made.allowance(0).max_bytes <= 8192 - 170
 
 
 def test_bytes_in_flight_are_bounded():
