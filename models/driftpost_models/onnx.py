@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -71,6 +72,9 @@ class OnnxRuntime:
     kind = "onnx"
 
     def __init__(self, content: bytes, *, threads: int = 1) -> None:
+        # Only sketches leave the device: since 1.29 ONNX Runtime reports models and machine to its maker.
+        # It reads this once, when it is imported; turning it off by its API comes after the first report.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
             import onnxruntime  # noqa: PLC0415 - only devices with ONNX models have it
             from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415
