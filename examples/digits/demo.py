@@ -175,7 +175,7 @@ class Demo:
             self._stretch(phase, self._schedule.detect, self._found)
             self._stretch("watching on: nothing more may follow", self._schedule.settle)
         else:
-            self._stretch("still nothing is wrong", self._schedule.detect + self._schedule.settle)
+            self._stretch("still nothing is wrong", self._schedule.calm)
 
     def _stretch(self, phase: str, seconds: float, done: Callable[[], bool] | None = None) -> None:
         """Watch for some time, or until it is done."""

@@ -24,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime would report to its maker; read at import
 
 import numpy as np
 import onnx

@@ -79,13 +79,15 @@ class Schedule:
         quiet: Nothing happens; any alarm is a false one.
         detect: At most this long for the incidents and the request to come.
         settle: Longer watching after they came: nothing more may follow.
+        calm: The second phase where nothing is injected.
         drain: At most this long for everything fed to arrive.
     """
 
     quiet: float = 45.0
     detect: float = 45.0
     settle: float = 10.0
+    calm: float = 55.0
     drain: float = 25.0
 
 
-SHORT = Schedule(quiet=16.0, detect=45.0, settle=6.0, drain=25.0)
+SHORT = Schedule(quiet=16.0, settle=6.0, calm=16.0)
