@@ -21,7 +21,7 @@ _SPEAKING_SHARE = 0.05
 
 def apply(
     connection: Connection,
-    bundle: str,
+    model: str,
     changes: Iterable[triage.Change],
     *,
     now_ms: int,
@@ -31,14 +31,14 @@ def apply(
 
     Args:
         connection: a connection in a write transaction.
-        bundle: the bundle that was planned for.
+        model: name of the model that was planned for.
         changes: from `triage.plan`.
         now_ms: Unix ms.
         new_id: makes ids for new incidents.
     """
     for change in changes:
         if isinstance(change, triage.Open):
-            _open(connection, bundle, new_id(), change.cause, now_ms)
+            _open(connection, model, new_id(), change.cause, now_ms)
         elif isinstance(change, triage.Reopen):
             _reopen(connection, change, now_ms)
         elif isinstance(change, triage.Update):
@@ -77,6 +77,8 @@ def _measures(cause: Cause, now_ms: int) -> dict[str, Any]:
         "elsewhere": cause.elsewhere,
         "streams": [part.to_dict() for part in cause.streams],
         "log_e": cause.log_e,
+        "bundle": cause.bundles[0],
+        "bundles": list(cause.bundles),
     }
 
 
@@ -98,11 +100,11 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _open(connection: Connection, bundle: str, incident: str, cause: Cause, now_ms: int) -> None:
+def _open(connection: Connection, model: str, incident: str, cause: Cause, now_ms: int) -> None:
     connection.execute(
         insert(incidents).values(
             incident=incident,
-            bundle=bundle,
+            model=model,
             state="open",
             onset_ms=cause.onset_ms,
             opened_ms=now_ms,

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from driftpost_sketches.drift.scope import Explanation, explain
 from numpy.typing import NDArray
+
+from driftpost_sketches.drift.scope import Explanation, explain
 
 
 class Kind(str, Enum):
@@ -59,6 +60,7 @@ class Finding:
     device: str
     incarnation: int
     seq: int
+    bundle: str
     kind: str
     source: str
     streams: tuple[tuple[str, float], ...]
@@ -158,6 +160,7 @@ class Cause:
         streams: by share of the evidence, largest first.
         log_e: largest ln e-value among its findings.
         findings: keys of the findings it rests on.
+        bundles: ids of the bundles it is seen on, most devices first.
         risk_ratio, risk_ratio_low: of being affected inside against outside, with its lower bound; None for
         a device.
     """
@@ -171,6 +174,7 @@ class Cause:
     elsewhere: int
     streams: tuple[StreamEvidence, ...]
     log_e: float
+    bundles: tuple[str, ...]
     findings: tuple[tuple[str, int, int], ...] = ()
     risk_ratio: float | None = None
     risk_ratio_low: float | None = None
@@ -218,7 +222,7 @@ _EXPLAINS_DRIFT = (Kind.SENSOR_FAULT, Kind.DATA_QUALITY, Kind.MODEL_FAULT)
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known beside the findings, of the devices that run one bundle.
+    """What is known beside the findings, of the devices that run one model.
 
     Attributes:
         devices: all of them.
@@ -236,7 +240,7 @@ class Surroundings:
 
 
 def find_causes(findings: Sequence[Finding], around: Surroundings) -> list[Cause]:
-    """Group the standing findings of one bundle by cause.
+    """Group the standing findings of one model by cause.
 
     Args:
         findings: what stands now.
@@ -318,11 +322,20 @@ def _cause(
         elsewhere=0,
         streams=streams,
         log_e=max(finding.log_e for finding in findings),
+        bundles=_by_devices(findings),
         findings=tuple(finding.key for finding in findings),
         risk_ratio=None if explanation is None else explanation.risk_ratio,
         risk_ratio_low=None if explanation is None else explanation.risk_ratio_low,
         text=next((finding.text for finding in findings if finding.kind == detail), ""),
     )
+
+
+def _by_devices(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Bundles of some findings, those of most devices first."""
+    users: dict[str, set[str]] = {}
+    for finding in findings:
+        users.setdefault(finding.bundle, set()).add(finding.device)
+    return tuple(sorted(users, key=lambda bundle: (-len(users[bundle]), bundle)))
 
 
 def drift_kind(detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str]) -> Kind:

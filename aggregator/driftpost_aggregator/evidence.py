@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, desc, select
 
@@ -20,19 +20,23 @@ from driftpost_sketches.window import Window
 PRESENT_MS = 24 * 3_600_000
 # Newest windows since its onset that a device's effect is measured on.
 MEASURED_WINDOWS = 16
+# Under this name the bundle stands among a device's attributes, and this many characters of its id as the
+# value.
+BUNDLE_ATTRIBUTE = "bundle"
+SHORT_ID = 12
 
 
-def bundles_with_evidence(connection: Connection) -> list[str]:
+def bundles_with_evidence(connection: Connection) -> set[str]:
     """Bundles on which something stands, or on which an incident is active; "" is the devices themselves."""
     standing = select(findings.c.bundle).where(findings.c.state == "raised", findings.c.cleared_ms.is_(None))
     active = select(incidents.c.bundle).where(incidents.c.state.in_(("open", "acknowledged", "muted")))
-    return sorted(
-        set(connection.execute(standing.distinct()).scalars()) | set(connection.execute(active).scalars())
-    )
+    return {
+        bundle for query in (standing, active) for bundle in connection.execute(query.distinct()).scalars()
+    }
 
 
-def standing_findings(connection: Connection, bundle: str) -> list[Finding]:
-    """Findings of a bundle that were raised and not taken back.
+def standing_findings(connection: Connection, bundles: Iterable[str]) -> list[Finding]:
+    """Findings on some bundles that were raised and not taken back.
 
     Left out are those of devices that run another bundle by now, and those whose incident a person resolved
     after they were raised: they are dismissed until something new is found.
@@ -46,12 +50,13 @@ def standing_findings(connection: Connection, bundle: str) -> list[Finding]:
         )
         .join_from(findings, devices, devices.c.device == findings.c.device)
         .outerjoin(incidents, incidents.c.incident == findings.c.incident)
-        .where(findings.c.bundle == bundle, findings.c.state == "raised", findings.c.cleared_ms.is_(None))
+        .where(findings.c.bundle.in_(sorted(bundles)))
+        .where(findings.c.state == "raised", findings.c.cleared_ms.is_(None))
         .order_by(findings.c.device, findings.c.incarnation, findings.c.seq)
     )
     result = []
     for row in connection.execute(query):
-        if bundle and row.runs not in (None, bundle):
+        if row.bundle and row.runs not in (None, row.bundle):
             continue
         if row.incident_state == "resolved" and row.received_ms <= (row.resolved_ms or 0):
             continue
@@ -60,6 +65,7 @@ def standing_findings(connection: Connection, bundle: str) -> list[Finding]:
                 device=row.device,
                 incarnation=row.incarnation,
                 seq=row.seq,
+                bundle=row.bundle,
                 kind=row.kind,
                 source=row.source,
                 streams=tuple((name, share) for name, share in row.streams),
@@ -77,29 +83,64 @@ def standing_findings(connection: Connection, bundle: str) -> list[Finding]:
     return result
 
 
+def spoke_since(connection: Connection, bundle: str, since_ms: int) -> set[str]:
+    """Devices whose own findings stood at some time since then: what merged windows show of them is told."""
+    query = select(findings.c.device).where(
+        findings.c.bundle == bundle,
+        findings.c.state == "raised",
+        findings.c.cleared_ms.is_(None) | (findings.c.cleared_ms >= since_ms),
+    )
+    return set(connection.execute(query.distinct()).scalars())
+
+
 def surroundings(
-    connection: Connection, bundle: str, known: KnownBundle | None, standing: Sequence[Finding], now_ms: int
+    connection: Connection,
+    known: Mapping[str, KnownBundle],
+    bundles: Collection[str],
+    standing: Sequence[Finding],
+    now_ms: int,
 ) -> Surroundings:
-    """The fleet around some findings: who runs the bundle, with which attributes, and measured effects."""
-    query = select(devices.c.device).where(devices.c.last_seen_ms >= now_ms - PRESENT_MS)
-    if bundle:
-        query = query.where(devices.c.bundle == bundle)
-    present = set(connection.execute(query).scalars()) | {finding.device for finding in standing}
-    names = sorted(present)
+    """The fleet around the findings on one model: who runs it, with which attributes, and measured effects.
+
+    Where several bundles of the model are in use, the bundle is an attribute like any other: a broken build
+    shows itself as the cohort of those that run it.
+
+    Args:
+        connection: to read with.
+        known: the model's described bundles by id.
+        bundles: ids of all its bundles, described or not; {""} for the devices themselves.
+        standing: its standing findings.
+        now_ms: Unix ms.
+    """
+    query = select(devices.c.device, devices.c.bundle).where(devices.c.last_seen_ms >= now_ms - PRESENT_MS)
+    if "" not in bundles:
+        query = query.where(devices.c.bundle.in_(sorted(bundles)))
+    runs: dict[str, str | None] = {finding.device: finding.bundle for finding in standing}
+    runs |= {row.device: row.bundle for row in connection.execute(query)}
+    names = sorted(runs)
+    attributes = attributes_of(connection, names)
+    if len(set(runs.values())) > 1 and "" not in bundles:
+        for name in names:
+            attributes[name].setdefault(BUNDLE_ATTRIBUTE, (runs[name] or "")[:SHORT_ID])
+    onsets: dict[tuple[str, str], int] = {}
+    for finding in standing:
+        key = finding.device, finding.bundle
+        onsets[key] = min(onsets.get(key, finding.onset_ms), finding.onset_ms)
     measured: dict[str, Measured] = {}
-    units: dict[str, str] = {}
-    inputs: frozenset[str] = frozenset()
-    if known is not None:
-        onsets: dict[str, int] = {}
-        for finding in standing:
-            onsets[finding.device] = min(onsets.get(finding.device, finding.onset_ms), finding.onset_ms)
-        for device, onset_ms in onsets.items():
-            window = since_onset(connection, device, known, onset_ms)
+    for (device, bundle), onset_ms in onsets.items():
+        if bundle in known:
+            window = since_onset(connection, device, known[bundle], onset_ms)
             if window is not None:
-                measured[device] = measure(known, window)
-        units = {stream.name: stream.unit for stream in known.schema.streams if stream.unit}
-        inputs = known.inputs
-    return Surroundings(names, attributes_of(connection, names), measured, inputs, units)
+                measured[device] = measure(known[bundle], window)
+    return Surroundings(
+        names,
+        attributes,
+        measured,
+        inputs=frozenset().union(*(one.inputs for one in known.values())),
+        units={
+            stream.name: stream.unit for one in known.values() for stream in one.schema.streams if stream.unit
+        },
+    )
 
 
 def since_onset(connection: Connection, device: str, known: KnownBundle, onset_ms: int) -> Window | None:

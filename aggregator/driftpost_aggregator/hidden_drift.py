@@ -59,7 +59,7 @@ def hidden_causes(
         known: the bundle.
         alarms: what stands on merged windows.
         around: its devices and their attributes.
-        explained: devices with findings of their own.
+        explained: devices whose own findings tell of it, or told of it while the alarm stood.
         bucket_s: length of a bucket, seconds.
     """
     pool = frozenset(around.devices) - explained
@@ -216,6 +216,7 @@ def _cause(known: KnownBundle, chosen: _Scope, shown: Mapping[str, Window], pool
         elsewhere=0,
         streams=streams,
         log_e=strongest.log_e,
+        bundles=(known.bundle,),
     )
 
 

@@ -7,6 +7,7 @@ a restart goes on where it was.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,15 @@ from driftpost_sketches.drift.marginal import MarginalDetector
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.window import Window
 
+log = logging.getLogger(__name__)
+
 # Buckets stepped in one call and bundle: a backlog is worked off over several rounds.
 MAX_BUCKETS = 64
 # A bucket is closed when this long has passed since its end, beside the length of a window, ms: time on the
 # way.
 TRANSIT_MS = 5_000
+# The budget is shared by at least this many watchers, a power of two.
+LEAST_WATCHERS = 64
 # A cohort of one says nothing that its device's own detectors do not say.
 MIN_DEVICES = 2
 
@@ -95,23 +100,24 @@ class MergedWatch:
             .scalars()
             .all()
         )
-        raised: dict[tuple[str, str], dict[str, Any]] = {key: dict(row.raised) for key, row in states.items()}
-        stored = {key: bytes(row.state) for key, row in states.items()}
+        raised: dict[tuple[str, str], dict[str, Any]] = {}
         stepped: dict[tuple[str, str], MarginalDetector] = {}
+        watchers = len(states)
         for start in starts:
             for scope, scope_key, packed in self._bucket(connection, start):
-                key = (scope, scope_key)
-                try:
-                    window = Window.from_bytes(packed)
-                    detector = self._detector(key, stored.get(key), len(states))
-                    alarms = detector.step(window)
-                except SketchError:
-                    # A rollup from before the bundle's owner replaced a device's description of it.
+                window = Window.from_bytes(packed)
+                if window.schema_id != self._known.schema.id:
+                    # From before the bundle's owner replaced what a device had said of it.
                     continue
-                stepped[key] = detector
-                _note(raised.setdefault(key, {}), alarms, start, self._bucket_s, now_ms)
-        if starts:
-            stepped.setdefault(("fleet", ""), self._detector(("fleet", ""), stored.get(("fleet", "")), 1))
+                key = (scope, scope_key)
+                if key not in stepped:
+                    stepped[key], continued = self._detector(key, states.get(key), watchers)
+                    # An alarm that a detector knows nothing of could never be cleared.
+                    raised[key] = dict(states[key].raised) if continued and key in states else {}
+                _note(raised[key], stepped[key].step(window), start, self._bucket_s, now_ms)
+        if starts and ("fleet", "") not in stepped:
+            # Where we are stands in the fleet's row, even while no bucket had two devices.
+            stepped["fleet", ""], _ = self._detector(("fleet", ""), states.get(("fleet", "")), watchers)
         upsert(
             connection,
             detector_states,
@@ -139,12 +145,14 @@ class MergedWatch:
         )
         return [(row.scope, row.scope_key, row.window) for row in connection.execute(query)]
 
-    def _detector(self, key: tuple[str, str], stored: bytes | None, watchers: int) -> MarginalDetector:
-        # A power of two, so that a cohort more or less does not change every threshold.
-        share = 1 << max(watchers - 1, 0).bit_length()
+    def _detector(self, key: tuple[str, str], stored: Any, watchers: int) -> tuple[MarginalDetector, bool]:
+        """One scope's detector, and whether it goes on from where it was."""
+        # Powers of two from a generous start: a state belongs to its threshold, and one cohort more or less
+        # must not make every detector start afresh.
+        share = 1 << max(watchers - 1, LEAST_WATCHERS - 1).bit_length()
         held = self._detectors.get(key)
-        if held is not None and held[0] >= share:
-            return held[1]
+        if held is not None and held[0] == share:
+            return held[1], True
         known = self._known
         detector = MarginalDetector(
             known.schema,
@@ -154,12 +162,15 @@ class MergedWatch:
             known.smallest_effect,
             self._budget.log_threshold(self._bucket_s, devices=share),
         )
-        if held is not None:
-            detector.restore(held[1].state_to_bytes())
-        elif stored is not None:
-            detector.restore(stored)
+        continued = False
+        if stored is not None:
+            try:
+                detector.restore(bytes(stored.state))
+                continued = True
+            except SketchError:
+                log.info("the test on %s %s starts afresh: its threshold or baseline changed", *key)
         self._detectors[key] = (share, detector)
-        return detector
+        return detector, continued
 
 
 def _note(raised: dict[str, Any], alarms: Sequence[Alarm], start_ms: int, bucket_s: int, now_ms: int) -> None:

@@ -61,15 +61,10 @@ def take(connection: Connection, topic: str, payload: bytes, fleet: str, receive
     if row is None or received_ms > row.last_seen_ms:
         values["last_seen_ms"] = received_ms
     connection.execute(update(devices).where(devices.c.device == device).values(**values))
-    before = dict(
-        connection.execute(
-            select(device_attributes.c.key, device_attributes.c.value).where(
-                device_attributes.c.device == device
-            )
-        )
-        .tuples()
-        .all()
-    )
+    query = select(device_attributes.c.key, device_attributes.c.value)
+    before = {
+        row.key: row.value for row in connection.execute(query.where(device_attributes.c.device == device))
+    }
     if before != dict(state.attributes):
         connection.execute(delete(device_attributes).where(device_attributes.c.device == device))
         if state.attributes:

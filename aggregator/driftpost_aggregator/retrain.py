@@ -55,7 +55,7 @@ class Candidate:
 
     incident: str
     episode: int
-    bundle: str
+    model: str
     scope: str
     scope_key: str
     kind: str
@@ -71,7 +71,7 @@ class Asked:
 
     incident: str
     episode: int
-    bundle: str
+    model: str
     scope: str
     scope_key: str
     created_ms: int
@@ -102,12 +102,12 @@ def refusal(policy: RetrainPolicy, candidate: Candidate, earlier: Sequence[Asked
         return f"{candidate.affected} of {candidate.members} devices are below {policy.min_share:.0%}"
     if any((one.incident, one.episode) == (candidate.incident, candidate.episode) for one in earlier):
         return "asked already"
-    place = (candidate.bundle, candidate.scope, candidate.scope_key)
+    place = (candidate.model, candidate.scope, candidate.scope_key)
     for one in earlier:
-        if (one.bundle, one.scope, one.scope_key) == place and (
+        if (one.model, one.scope, one.scope_key) == place and (
             now_ms - one.created_ms < policy.cooldown_s * 1000
         ):
-            return "asked within the cooldown for the same bundle and scope"
+            return "asked within the cooldown for the same model and scope"
     if sum(now_ms - one.created_ms < _WEEK_MS for one in earlier) >= policy.per_week:
         return f"{policy.per_week} requests within a week are the budget"
     return None
@@ -153,13 +153,13 @@ def _judged(
 ) -> list[tuple[RowMapping, str | None]]:
     horizon = now_ms - max(_WEEK_MS, int(policy.cooldown_s * 1000))
     earlier = [
-        Asked(row.incident, row.episode, row.bundle, row.scope, row.scope_key, row.created_ms)
+        Asked(row.incident, row.episode, row.model, row.scope, row.scope_key, row.created_ms)
         for row in connection.execute(
             select(
                 retrain_requests.c.incident,
                 retrain_requests.c.episode,
-                retrain_requests.c.bundle,
                 retrain_requests.c.created_ms,
+                incidents_table.c.model,
                 incidents_table.c.scope,
                 incidents_table.c.scope_key,
             )
@@ -183,7 +183,7 @@ def _candidate(row: RowMapping) -> Candidate:
     return Candidate(
         row["incident"],
         row["reopened"],
-        row["bundle"],
+        row["model"],
         row["scope"],
         row["scope_key"],
         row["kind"],
@@ -304,6 +304,7 @@ def build_event(
             "name": bundle["name"] if bundle else None,
             "version": bundle["version"] if bundle else None,
             "sha256": bundle["model_sha256"] if bundle else None,
+            "bundles": incident["bundles"],
         },
         "links": {
             "incident": f"{root}/incidents/{name}",

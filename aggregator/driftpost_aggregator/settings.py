@@ -152,7 +152,7 @@ TABLE = SettingsTable(
             float,
             86_400.0,
             "s",
-            "between two requests for the same bundle and scope",
+            "between two requests for the same model and scope",
             minimum=0,
             maximum=31_536_000,
         ),

@@ -110,7 +110,7 @@ def plan(
     settle_ms: int,
     reopen_ms: int,
 ) -> list[Change]:
-    """Decide about one bundle.
+    """Decide about one model.
 
     Args:
         causes: what stands now, widest first (as `find_causes` returns them).

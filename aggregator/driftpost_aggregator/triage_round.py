@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, select
 
 from driftpost_aggregator import evidence
 from driftpost_aggregator.bookkeeping import apply
-from driftpost_aggregator.causes import Cause, Kind, find_causes
+from driftpost_aggregator.causes import Cause, Kind, Surroundings, find_causes
 from driftpost_aggregator.hidden_drift import hidden_causes
 from driftpost_aggregator.merged_watch import MergedWatch, Standing, standing_alarms
 from driftpost_aggregator.registry import KnownBundle, Registry
@@ -56,62 +56,87 @@ class Triage:
         self._watches: dict[str, MergedWatch] = {}
 
     def round(self) -> None:
-        """Step the watches over what has closed, then bring every bundle's incidents up to date."""
+        """Step the watches over what has closed, then bring every model's incidents up to date."""
         with reading(self._engine) as connection:
-            in_use = set(connection.execute(select(devices.c.bundle).distinct()).scalars())
-            known = [
-                found
-                for name in connection.execute(select(bundles.c.bundle)).scalars().all()
-                if name in in_use and (found := self._registry.find(connection, name)) is not None
-            ]
-        for one in known:
-            self._watch(one)
+            running = set(connection.execute(select(devices.c.bundle).distinct()).scalars())
+            described = connection.execute(select(bundles.c.bundle, bundles.c.name)).all()
+            known = {
+                row.bundle: found
+                for row in described
+                if (found := self._registry.find(connection, row.bundle)) is not None
+            }
+        for bundle in sorted(running & known.keys()):
+            self._watch(known[bundle])
         with reading(self._engine) as connection:
-            names = set(evidence.bundles_with_evidence(connection))
-            names |= {one.bundle for one in known if standing_alarms(connection, one.bundle)}
-        for name in sorted(names):
-            self._triage(name)
+            busy = evidence.bundles_with_evidence(connection)
+            busy |= {bundle for bundle in known if standing_alarms(connection, bundle)}
+        # Undescribed bundles are each their own model: nothing says what belongs to them.
+        models: dict[str, set[str]] = {}
+        for bundle in busy | known.keys():
+            models.setdefault(known[bundle].name if bundle in known else bundle, set()).add(bundle)
+        for model, members in sorted(models.items()):
+            if members & busy:
+                self._triage(model, {one: known[one] for one in members if one in known}, members)
 
     def _watch(self, known: KnownBundle) -> None:
         watch = self._watches.setdefault(known.bundle, MergedWatch(known, self._budget, self._bucket_s))
-        # One bucket a transaction would starve the ingest of its lock less, but repeat the fleet's queries:
-        # a call takes a bounded number of them.
-        with writing(self._engine) as connection:
-            watch.step(connection, self._now_ms())
+        try:
+            with writing(self._engine) as connection:
+                watch.step(connection, self._now_ms())
+        except BaseException:
+            # What was stepped in memory but not committed must be stepped again, from the stored state.
+            del self._watches[known.bundle]
+            raise
 
-    def _triage(self, bundle: str) -> None:
+    def _triage(self, model: str, known: Mapping[str, KnownBundle], members: set[str]) -> None:
         now_ms = self._now_ms()
         with writing(self._engine) as connection:
-            known = self._registry.find(connection, bundle) if bundle else None
-            standing = evidence.standing_findings(connection, bundle)
-            around = evidence.surroundings(connection, bundle, known, standing, now_ms)
+            standing = evidence.standing_findings(connection, members)
+            around = evidence.surroundings(connection, known, members, standing, now_ms)
             causes = find_causes(standing, around)
-            alarms = standing_alarms(connection, bundle) if known is not None else []
-            if known is not None and alarms:
-                explained = frozenset(device for cause in causes for device in cause.affected)
-                hidden = hidden_causes(connection, known, alarms, around, explained, bucket_s=self._bucket_s)
-                causes += [one for one in hidden if not _told(one, causes)]
-            window_s = known.window_s if known is not None else DEVICE_WINDOW_S
+            watched: set[tuple[str, str]] = set()
+            for one in known.values():
+                alarms = standing_alarms(connection, one.bundle)
+                watched |= {(alarm.scope, alarm.scope_key) for alarm in alarms}
+                causes += self._hidden(connection, one, alarms, around, causes)
+            window_s = max((one.window_s for one in known.values()), default=DEVICE_WINDOW_S)
             changes = plan(
                 causes,
-                self._incidents(connection, bundle, around.attributes, now_ms, alarms),
+                self._incidents(connection, model, around.attributes, watched, now_ms),
                 now_ms=now_ms,
                 settle_ms=int(self._settle_windows * window_s * 1000),
                 reopen_ms=self._reopen_ms,
             )
-            apply(connection, bundle, changes, now_ms=now_ms, new_id=self._new_id)
+            apply(connection, model, changes, now_ms=now_ms, new_id=self._new_id)
+
+    def _hidden(
+        self,
+        connection: Connection,
+        known: KnownBundle,
+        alarms: list[Standing],
+        around: Surroundings,
+        causes: list[Cause],
+    ) -> list[Cause]:
+        """What merged windows of one bundle show beyond the causes that devices tell of."""
+        if not alarms:
+            return []
+        since_ms = min(alarm.onset_ms for alarm in alarms)
+        told = evidence.spoke_since(connection, known.bundle, since_ms - self._bucket_s * 1000)
+        told |= {device for cause in causes for device in cause.affected}
+        found = hidden_causes(connection, known, alarms, around, frozenset(told), bucket_s=self._bucket_s)
+        return [one for one in found if not _told(one, causes)]
 
     def _incidents(
         self,
         connection: Connection,
-        bundle: str,
+        model: str,
         attributes: Mapping[str, Mapping[str, str]],
+        watched: set[tuple[str, str]],
         now_ms: int,
-        alarms: list[Standing],
     ) -> list[Incident]:
-        """The bundle's active incidents, and those resolved recently enough to be reopened."""
+        """The model's active incidents, and those resolved recently enough to be reopened."""
         query = select(incidents).where(
-            incidents.c.bundle == bundle,
+            incidents.c.model == model,
             incidents.c.state.in_(("open", "acknowledged", "muted"))
             | ((incidents.c.state == "resolved") & (incidents.c.resolved_ms >= now_ms - self._reopen_ms)),
         )
@@ -123,7 +148,6 @@ class Triage:
             )
         ):
             held[part.incident].add(part.device)
-        watched = {(alarm.scope, alarm.scope_key) for alarm in alarms}
         return [
             Incident(
                 incident=row.incident,

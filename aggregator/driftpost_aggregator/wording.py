@@ -11,6 +11,8 @@ from driftpost_aggregator.causes import Cause, Kind, StreamEvidence
 _NAMED = 2
 # A shift below this many reference sd is not what a person would see first; its spread may be.
 _VISIBLE = 0.05
+# Spread below this share of the reference's is standing still, to a person.
+_STILL = 0.1
 
 _KIND_WORDS = {
     Kind.COVARIATE_SHIFT: "inputs drifted",
@@ -43,6 +45,8 @@ def stream_words(part: StreamEvidence, detail: str) -> str:
         side = "higher" if part.effect > 0 else "lower"
         natural = f" ({part.effect_natural:+.3g} {part.unit})" if part.unit else ""
         words = f"{part.stream} {abs(part.effect):.1f} sd {side}{natural}"
+    elif ratio < _STILL:
+        return f"{part.stream} hardly moves any more"
     elif abs(math.log(ratio)) >= _VISIBLE:
         words = f"{part.stream} spreads {ratio:.2g} times as much"
     else:

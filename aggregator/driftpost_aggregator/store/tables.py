@@ -214,7 +214,10 @@ incidents = Table(
     "incidents",
     metadata,
     Column("incident", Text, primary_key=True),
-    Column("bundle", Text, nullable=False),
+    # The model's name: builds and versions of one model drift together. "" concerns devices alone.
+    Column("model", Text, nullable=False),
+    Column("bundle", Text, nullable=False),  # the one whose schema and baseline its streams speak of
+    Column("bundles", JSON, nullable=False),  # ids of all that are affected, most devices first
     Column("scope", Text, nullable=False),  # device | cohort | fleet
     Column("scope_key", Text, nullable=False),  # as in rollups; several attributes joined by " & "
     Column("attributes", JSON, nullable=False),  # [[key, value], ...] that explain it
@@ -243,7 +246,7 @@ incidents = Table(
 )
 Index("ix_incidents_state", incidents.c.state, incidents.c.updated_ms)
 Index("ix_incidents_opened_ms", incidents.c.opened_ms)
-Index("ix_incidents_bundle_scope", incidents.c.bundle, incidents.c.scope, incidents.c.scope_key)
+Index("ix_incidents_model_state", incidents.c.model, incidents.c.state)
 
 incident_devices = Table(
     "incident_devices",

@@ -135,7 +135,9 @@ def upgrade() -> None:
     op.create_table(
         "incidents",
         sa.Column("incident", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
         sa.Column("bundle", sa.Text(), nullable=False),
+        sa.Column("bundles", sa.JSON(), nullable=False),
         sa.Column("scope", sa.Text(), nullable=False),
         sa.Column("scope_key", sa.Text(), nullable=False),
         sa.Column("attributes", sa.JSON(), nullable=False),
@@ -161,7 +163,7 @@ def upgrade() -> None:
         sa.Column("absorbed_into", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("incident", name="pk_incidents"),
     )
-    op.create_index("ix_incidents_bundle_scope", "incidents", ["bundle", "scope", "scope_key"], unique=False)
+    op.create_index("ix_incidents_model_state", "incidents", ["model", "state"], unique=False)
     op.create_index("ix_incidents_opened_ms", "incidents", ["opened_ms"], unique=False)
     op.create_index("ix_incidents_state", "incidents", ["state", "updated_ms"], unique=False)
     op.create_table(

@@ -1,0 +1,503 @@
+"""Whole fleets through ingest and triage: which incidents come out, with which scope, cause and life."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, RowMapping, select
+
+from driftpost_aggregator import audit, incidents
+from driftpost_aggregator.batch import Incoming
+from driftpost_aggregator.ingest import Ingest
+from driftpost_aggregator.store import tables
+from driftpost_aggregator.store.database import reading
+from driftpost_aggregator.triage_round import Triage
+from driftpost_sketches.drift.budget import Budget
+from paper_fleet import FLEET, NOW, WINDOW_S, PaperBundle, PaperDevice, draw, make_bundle
+
+STEP_MS = int(WINDOW_S * 1000)
+ROWS = 60
+DIM = {"brightness": -3.0, "sharpness": -2.0}
+
+
+@pytest.fixture(scope="module")
+def bundle() -> PaperBundle:
+    return make_bundle()
+
+
+class Fleet:
+    """A scripted fleet whose windows and findings go through the real ingest, then the real triage."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        bundle: PaperBundle,
+        attributes: Sequence[Mapping[str, str]],
+        *,
+        bucket_s: int = 20,
+        rows: int = ROWS,
+        budget: str = "1 per fleet-year",
+    ) -> None:
+        self.engine = engine
+        self.bundles = [bundle] * len(attributes)
+        self.rows = rows
+        self.now = NOW
+        self.devices = [PaperDevice(f"m{index}", own) for index, own in enumerate(attributes)]
+        self.generator = np.random.default_rng(11)
+        self.ingest = Ingest(engine, fleet=FLEET, bucket_s=bucket_s, now_ms=lambda: self.now)
+        numbers = itertools.count(1)
+        self.triage = Triage(
+            engine,
+            budget=Budget.parse(budget),
+            bucket_s=bucket_s,
+            settle_windows=3.0,
+            reopen_s=86_400.0,
+            now_ms=lambda: self.now,
+            new_id=lambda: f"inc-{next(numbers)}",
+        )
+        first = self.devices[0]
+        self.send(first, first.item("describe", bundle.describe.to_bytes()))
+        for device in self.devices:
+            self.ingest.take([Incoming(device.identity.state, device.presence(), self.now)])
+
+    def send(self, device: PaperDevice, *items: object) -> None:
+        payload = device.message(items, self.now)  # type: ignore[arg-type]  # items of several kinds
+        self.ingest.take([Incoming(device.identity.up, payload, self.now)])
+
+    def step(
+        self,
+        shifts: Mapping[int, Mapping[str, float]] | None = None,
+        findings: Sequence[tuple[int, Mapping[str, object]]] = (),
+        *,
+        stuck: Mapping[int, str] | None = None,
+    ) -> None:
+        """One window of every device, the findings that come with it, and a round of triage."""
+        self.now += STEP_MS
+        batch = []
+        for index, device in enumerate(self.devices):
+            values = draw(
+                self.generator,
+                self.rows,
+                shift=(shifts or {}).get(index),
+                stuck=(stuck or {}).get(index),
+            )
+            items = [device.window(self.bundles[index].window(values), self.now)]
+            items += [
+                device.finding(self.now, **words)  # type: ignore[arg-type]  # keywords of one call
+                for number, words in findings
+                if number == index
+            ]
+            batch.append(Incoming(device.identity.up, device.message(items, self.now), self.now))
+        self.ingest.take(batch)
+        self.triage.round()
+
+    def incidents(self, *states: str) -> list[RowMapping]:
+        wanted = states or ("open", "acknowledged", "muted")
+        query = select(tables.incidents).where(tables.incidents.c.state.in_(wanted))
+        with reading(self.engine) as connection:
+            return list(connection.execute(query.order_by(tables.incidents.c.opened_ms)).mappings())
+
+    def events(self, incident: str) -> list[str]:
+        query = select(tables.incident_events.c.event).where(tables.incident_events.c.incident == incident)
+        with reading(self.engine) as connection:
+            return list(connection.execute(query.order_by(tables.incident_events.c.id)).scalars())
+
+    def affected(self, incident: str) -> set[str]:
+        table = tables.incident_devices
+        query = select(table.c.device).where(table.c.incident == incident, table.c.cleared_ms.is_(None))
+        with reading(self.engine) as connection:
+            return set(connection.execute(query).scalars())
+
+
+def cameras(count: int = 8) -> list[dict[str, str]]:
+    """Half of the devices have camera B; sites and firmware lie across."""
+    return [
+        {
+            "camera": "B" if index < count // 2 else "A",
+            "site": ("north", "south")[index % 2],
+            "firmware": ("2.2", "2.3", "2.4")[index % 3],
+        }
+        for index in range(count)
+    ]
+
+
+def dimmed(*indices: int) -> dict[int, dict[str, float]]:
+    return dict.fromkeys(indices, DIM)
+
+
+def dark(index: int, **more: object) -> tuple[int, dict[str, object]]:
+    words: dict[str, object] = {
+        "name": f"dark-{index}",
+        "streams": (("brightness", 0.7), ("sharpness", 0.3)),
+        "effect": -3.0,
+        "direction": "down",
+    }
+    return index, words | more
+
+
+def test_two_builds_of_one_model_that_drift_alike_are_one_incident(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    other = make_bundle("d" * 64, seed=5)
+    for device in fleet.devices[::2]:
+        device.bundle = other.describe.bundle
+        fleet.ingest.take([Incoming(device.identity.state, device.presence(), fleet.now)])
+    fleet.send(fleet.devices[0], fleet.devices[0].item("describe", other.describe.to_bytes()))
+    fleet.bundles = [other, bundle] * 4
+    fleet.step()
+    fleet.step(dimmed(0, 1, 2, 3), [dark(index) for index in range(4)])
+    for _ in range(5):
+        fleet.step(dimmed(0, 1, 2, 3))
+    (incident,) = fleet.incidents()
+    assert (incident["scope_key"], incident["affected"], incident["model"]) == ("camera=B", 4, "meter reader")
+    assert sorted(incident["bundles"]) == ["b" * 64, "d" * 64]
+    assert incident["streams"][0]["effect"] == pytest.approx(-3.0, abs=0.2)
+
+
+def test_a_broken_build_is_the_cohort_of_those_that_run_it(engine: Engine, bundle: PaperBundle) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    other = make_bundle("d" * 64, seed=5)
+    for device in fleet.devices[2:6]:
+        device.bundle = other.describe.bundle
+        fleet.ingest.take([Incoming(device.identity.state, device.presence(), fleet.now)])
+    fleet.send(fleet.devices[0], fleet.devices[0].item("describe", other.describe.to_bytes()))
+    fleet.bundles = [bundle, bundle, other, other, other, other, bundle, bundle]
+    fleet.step()
+    words = {"streams": (("confidence", 1.0),), "effect": -2.0, "direction": "down"}
+    doubting = {index: {"confidence": -2.0} for index in range(2, 6)}
+    fleet.step(doubting, [(index, words) for index in range(2, 6)])
+    for _ in range(5):
+        fleet.step(doubting)
+    (incident,) = fleet.incidents()
+    assert (incident["scope_key"], incident["kind"]) == ("bundle=dddddddddddd", "output_shift")
+
+
+def cleared(index: int) -> tuple[int, dict[str, object]]:
+    return dark(index, state="cleared")
+
+
+def test_without_drift_nothing_is_opened(engine: Engine, bundle: PaperBundle) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    for _ in range(40):
+        fleet.step()
+    assert fleet.incidents("open", "resolved", "absorbed") == []
+
+
+def test_one_camera_type_that_goes_dark_is_one_cohort_incident(engine: Engine, bundle: PaperBundle) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    for _ in range(4):
+        fleet.step()
+    onset = fleet.now
+    fleet.step(dimmed(0, 1, 2, 3), [dark(0, onset_ms=onset)])
+    fleet.step(dimmed(0, 1, 2, 3), [dark(1, onset_ms=onset), dark(2, onset_ms=onset)])
+    assert fleet.incidents() == [], "the scope is not fixed while devices still join"
+    fleet.step(dimmed(0, 1, 2, 3), [dark(3, onset_ms=onset)])
+    for _ in range(4):
+        fleet.step(dimmed(0, 1, 2, 3))
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["scope_key"]) == ("cohort", "camera=B")
+    assert incident["attributes"] == [["camera", "B"]]
+    assert incident["kind"] == "covariate_shift"
+    assert (incident["affected"], incident["members"], incident["elsewhere"]) == (4, 4, 0)
+    assert incident["onset_ms"] == onset
+    assert incident["risk_ratio"] > 1
+    assert incident["cause"].startswith("camera=B: 4 of 4 devices; brightness 3.0 sd lower (-3")
+    assert incident["cause"].endswith("; no other device affected")
+    first, second = incident["streams"][:2]
+    assert (first["stream"], second["stream"]) == ("brightness", "sharpness")
+    assert first["effect"] == pytest.approx(-3.0, abs=0.2)
+    assert first["effect_natural"] == pytest.approx(-30.0, abs=2.0)
+    assert second["effect"] == pytest.approx(-2.0, abs=0.2)
+    assert fleet.affected(incident["incident"]) == {"m0", "m1", "m2", "m3"}
+    assert fleet.events(incident["incident"]) == ["opened"]
+
+
+def test_a_stuck_sensor_beside_a_cohort_stays_an_incident_of_its_own(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    stuck = (6, {"kind": "stuck", "streams": (("sharpness", 1.0),), "effect": 0.1, "direction": "none"})
+    # The frozen picture also lies far from the mean: its device reports a shift too.
+    shifted = (6, {"kind": "shift", "streams": (("contrast", 1.0),), "effect": 1.4, "direction": "up"})
+    fleet.step(
+        dimmed(0, 1, 2, 3), [dark(0), dark(1), dark(2), dark(3), stuck, shifted], stuck={6: "sharpness"}
+    )
+    for _ in range(5):
+        fleet.step(dimmed(0, 1, 2, 3), stuck={6: "sharpness"})
+    found = {(one["scope"], one["scope_key"], one["kind"], one["detail"]) for one in fleet.incidents()}
+    assert found == {
+        ("cohort", "camera=B", "covariate_shift", "shift"),
+        ("device", "m6", "sensor_fault", "stuck"),
+    }
+    causes = " ".join(one["cause"] for one in fleet.incidents())
+    assert "device m6: sharpness repeats one value" in causes
+    assert "camera=B: 4 of 4 devices" in causes
+
+
+def test_one_stuck_sensor_alone_opens_one_device_incident_and_no_fleet_one(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    far = {6: {"brightness": 12.0}}
+    words = {"kind": "stuck", "streams": (("brightness", 1.0),), "effect": 12.0, "direction": "up"}
+    fleet.step(far, [(6, words)], stuck={6: "brightness"})
+    for _ in range(15):
+        fleet.step(far, stuck={6: "brightness"})
+    (incident,) = fleet.incidents("open", "absorbed", "resolved")
+    assert (incident["scope"], incident["scope_key"], incident["kind"]) == ("device", "m6", "sensor_fault")
+
+
+def test_drift_of_every_device_is_one_fleet_incident(engine: Engine, bundle: PaperBundle) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    everyone = range(8)
+    fleet.step(dimmed(*everyone), [dark(index) for index in range(5)])
+    fleet.step(dimmed(*everyone), [dark(index) for index in range(5, 8)])
+    for _ in range(5):
+        fleet.step(dimmed(*everyone))
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["scope_key"], incident["affected"]) == ("fleet", "", 8)
+    assert incident["cause"].startswith("the whole fleet: 8 of 8 devices; brightness 3.0 sd lower")
+
+
+def test_scattered_devices_that_drift_differently_stay_incidents_of_their_own(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras(12))
+    fleet.step()
+    shifts = {1: {"brightness": 2.0}, 4: {"sharpness": -2.5}, 9: {"contrast": 3.0}}
+    findings = [
+        (1, {"streams": (("brightness", 1.0),), "effect": 2.0, "direction": "up"}),
+        (4, {"streams": (("sharpness", 1.0),), "effect": -2.5, "direction": "down"}),
+        (9, {"streams": (("contrast", 1.0),), "effect": 3.0, "direction": "up"}),
+    ]
+    fleet.step(shifts, findings)
+    for _ in range(6):
+        fleet.step(shifts)
+    assert sorted((one["scope"], one["scope_key"]) for one in fleet.incidents()) == [
+        ("device", "m1"),
+        ("device", "m4"),
+        ("device", "m9"),
+    ]
+
+
+def test_opposite_drifts_of_two_camera_types_are_two_incidents(engine: Engine, bundle: PaperBundle) -> None:
+    attributes = [{"camera": "ABC"[index % 3], "site": "ns"[index // 3 % 2]} for index in range(15)]
+    fleet = Fleet(engine, bundle, attributes)
+    fleet.step()
+    down = [index for index in range(15) if index % 3 == 0]
+    up = [index for index in range(15) if index % 3 == 1]
+    shifts = {**dimmed(*down), **{index: {"brightness": 3.0} for index in up}}
+    bright = {"streams": (("brightness", 1.0),), "effect": 3.0, "direction": "up"}
+    fleet.step(shifts, [dark(index) for index in down] + [(index, bright) for index in up])
+    for _ in range(5):
+        fleet.step(shifts)
+    assert sorted((one["scope_key"], one["affected"]) for one in fleet.incidents()) == [
+        ("camera=A", 5),
+        ("camera=B", 5),
+    ]
+
+
+def test_device_incidents_that_turn_out_to_be_a_cohort_become_one(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    fleet.step(dimmed(0), [dark(0)])
+    for _ in range(4):
+        fleet.step(dimmed(0))
+    (first,) = fleet.incidents()
+    assert first["scope"] == "device"
+    fleet.step(dimmed(0, 1), [dark(1)])
+    for _ in range(4):
+        fleet.step(dimmed(0, 1))
+    fleet.step(dimmed(0, 1, 2, 3), [dark(2), dark(3)])
+    for _ in range(4):
+        fleet.step(dimmed(0, 1, 2, 3))
+    (incident,) = fleet.incidents()
+    assert incident["incident"] == first["incident"], "the oldest one carries on"
+    assert (incident["scope_key"], incident["affected"]) == ("camera=B", 4)
+    assert fleet.events(incident["incident"]) == ["opened", "widened"]
+    for absorbed in fleet.incidents("absorbed"):
+        assert absorbed["absorbed_into"] == incident["incident"]
+    with reading(engine) as connection:
+        assert set(connection.execute(select(tables.findings.c.incident)).scalars()) == {incident["incident"]}
+
+
+def test_an_incident_keeps_its_scope_while_members_clear_and_ends_with_the_last(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    fleet.step(dimmed(0, 1, 2, 3), [dark(index) for index in range(4)])
+    for _ in range(4):
+        fleet.step(dimmed(0, 1, 2, 3))
+    (incident,) = fleet.incidents()
+    fleet.step({}, [cleared(0), cleared(1), cleared(2)])
+    fleet.step({})
+    (still,) = fleet.incidents()
+    assert (still["scope_key"], still["affected"], still["members"]) == ("camera=B", 1, 4)
+    assert fleet.affected(incident["incident"]) == {"m3"}
+    fleet.step({}, [cleared(3)])
+    for _ in range(30):
+        fleet.step({})
+    assert fleet.incidents() == []
+    (over,) = fleet.incidents("resolved")
+    assert over["incident"] == incident["incident"]
+    assert fleet.events(over["incident"]) == ["opened", "resolved"]
+
+
+def test_the_same_cause_within_the_reopening_time_reopens_its_incident(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    fleet.step(dimmed(5), [dark(5)])
+    for _ in range(4):
+        fleet.step(dimmed(5))
+    fleet.step({}, [cleared(5)])
+    fleet.step({})
+    assert [one["state"] for one in fleet.incidents("resolved")] == ["resolved"]
+    fleet.step(dimmed(5), [dark(5, name="again")])
+    for _ in range(4):
+        fleet.step(dimmed(5))
+    (incident,) = fleet.incidents()
+    assert (incident["incident"], incident["reopened"], incident["resolved_ms"]) == ("inc-1", 1, None)
+    assert fleet.events("inc-1") == ["opened", "resolved", "reopened"]
+
+
+def test_a_shift_that_turns_out_to_be_a_stuck_sensor_becomes_that(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    far = {6: {"brightness": 4.0}}
+    shift = {"streams": (("brightness", 1.0),), "effect": 4.0, "direction": "up"}
+    fleet.step(far, [(6, shift)], stuck={6: "brightness"})
+    for _ in range(4):
+        fleet.step(far, stuck={6: "brightness"})
+    assert [one["kind"] for one in fleet.incidents()] == ["covariate_shift"]
+    stuck = {"kind": "stuck", "streams": (("brightness", 1.0),), "effect": 4.0, "direction": "up"}
+    fleet.step(far, [(6, stuck)], stuck={6: "brightness"})
+    (incident,) = fleet.incidents()
+    assert (incident["incident"], incident["kind"], incident["detail"]) == (
+        "inc-1",
+        "sensor_fault",
+        "stuck",
+    )
+
+
+def test_drift_too_small_for_any_device_is_seen_on_the_cohort_s_merged_windows(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras(12), rows=400)
+    small = {index: {"contrast": 0.3} for index in range(6)}
+    for _ in range(4):
+        fleet.step()
+    for _ in range(30):
+        fleet.step(small)
+        if fleet.incidents():
+            break
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["scope_key"]) == ("cohort", "camera=B")
+    assert incident["streams"][0]["stream"] == "contrast"
+    assert incident["streams"][0]["effect"] == pytest.approx(0.3, abs=0.1)
+    assert fleet.affected(incident["incident"]) >= {"m0", "m1"}
+    for _ in range(60):
+        fleet.step({})
+        if not fleet.incidents():
+            break
+    assert [one["state"] for one in fleet.incidents("resolved")] == ["resolved"]
+
+
+def test_a_restart_in_mid_stream_changes_nothing(engine: Engine, bundle: PaperBundle) -> None:
+    fleet = Fleet(engine, bundle, cameras(12), rows=400)
+    small = {index: {"contrast": 0.3} for index in range(6)}
+    for step in range(30):
+        fleet.step(small)
+        if step % 5 == 4:
+            fleet.triage = Triage(
+                engine,
+                budget=Budget.parse("1 per fleet-year"),
+                bucket_s=20,
+                settle_windows=3.0,
+                reopen_s=86_400.0,
+                now_ms=lambda: fleet.now,
+                new_id=lambda: f"inc-after-{fleet.now}",
+            )
+    assert [(one["scope"], one["scope_key"]) for one in fleet.incidents()] == [("cohort", "camera=B")]
+
+
+def test_a_person_s_changes_are_recorded_and_a_mute_ends_by_itself(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    fleet.step(dimmed(5), [dark(5)])
+    for _ in range(4):
+        fleet.step(dimmed(5))
+    incidents.acknowledge(engine, "inc-1", actor="anna", now_ms=fleet.now)
+    incidents.note(engine, "inc-1", text="lamp broken", actor="anna", now_ms=fleet.now)
+    incidents.mute(engine, "inc-1", until_ms=fleet.now + 25_000, actor="ben", now_ms=fleet.now)
+    fleet.step(dimmed(5))
+    assert [one["state"] for one in fleet.incidents()] == ["muted"]
+    fleet.step(dimmed(5))
+    fleet.step(dimmed(5))
+    assert [one["state"] for one in fleet.incidents()] == ["open"]
+    assert fleet.events("inc-1") == ["opened", "acknowledged", "note", "muted", "unmuted"]
+    with reading(engine) as connection:
+        assert audit.verify(connection).rows == 6  # the bundle's description is the first
+
+
+def test_an_incident_that_a_person_resolved_stays_so_until_something_new_is_found(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    fleet.step(dimmed(5), [dark(5)])
+    for _ in range(4):
+        fleet.step(dimmed(5))
+    incidents.resolve(engine, "inc-1", actor="anna", now_ms=fleet.now)
+    for _ in range(6):
+        fleet.step(dimmed(5))
+    assert fleet.incidents() == []
+    fleet.step(dimmed(5), [dark(5, name="worse")])
+    for _ in range(4):
+        fleet.step(dimmed(5))
+    assert [one["incident"] for one in fleet.incidents()] == ["inc-1"]
+
+
+def test_findings_on_a_bundle_that_its_device_no_longer_runs_do_not_stand(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    fleet.step(dimmed(5), [dark(5)])
+    for _ in range(4):
+        fleet.step(dimmed(5))
+    assert len(fleet.incidents()) == 1
+    device = fleet.devices[5]
+    device.bundle = "c" * 64
+    fleet.ingest.take([Incoming(device.identity.state, device.presence(), fleet.now)])
+    fleet.triage.round()
+    assert fleet.incidents() == []
+
+
+def test_a_crashed_model_and_a_full_disk_are_faults_not_drift(engine: Engine, bundle: PaperBundle) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    crash = {"kind": "crashed", "source": "runtime", "streams": (("model", 1.0),), "log_e": 0.0}
+    disk = {"kind": "disk_full", "source": "device", "streams": (("disk", 1.0),), "log_e": 0.0}
+    fleet.step({}, [(2, crash), (7, disk)])
+    for _ in range(4):
+        fleet.step()
+    assert {(one["scope_key"], one["kind"]) for one in fleet.incidents()} == {
+        ("m2", "model_fault"),
+        ("m7", "device_fault"),
+    }
