@@ -60,7 +60,8 @@ class WindowAccumulator:
 
         Args:
             values: float64[rows, S_scalar], a column per non-codes stream in schema order; NaN is missing.
-            codes: int8 or uint8 arrays by codes stream, first axis rows; streams left out get no counts.
+            codes: int8 or uint8 arrays by codes stream, first axis rows; rows without codes and streams
+                without any may be left out.
 
         Raises:
             MalformedSketch: wrong shape or type, or a codes stream that the schema does not have. Nothing of
@@ -186,10 +187,10 @@ class WindowAccumulator:
                 raise MalformedSketch(f"{name!r} is no codes stream of this schema")
             wanted = np.uint8 if self._codes[name][1] == 0 else np.int8
             array = np.asarray(tensor)
-            if array.dtype != wanted or array.ndim < 1 or len(array) != rows:
+            if array.dtype != wanted or array.ndim < 1 or len(array) > rows:
                 raise MalformedSketch(
                     f"codes of {name!r} are {array.dtype}{list(array.shape)}: "
-                    f"{np.dtype(wanted)} with {rows} rows first is expected"
+                    f"{np.dtype(wanted)} with at most {rows} rows first is expected"
                 )
             checked[name] = np.ascontiguousarray(array).view(np.uint8)
         return checked

@@ -139,7 +139,7 @@ def build_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
     columns: list[tuple[FloatArray, float, Family]] = []
     weights = _NUMERIC if chain.ordered else _CATEGORICAL
     columns += _tilts(chain, margins, weights)
-    upper = _upper(chain)
+    upper = _upper(chain, margins)
     # Bets on single cells have no score of their own; they lose what the slowest score loses to memory.
     temper = float(chain.temper.min(initial=1.0))
     stuck = temper * np.log(0.5 + 0.5 * np.eye(CELLS) / upper)
@@ -172,7 +172,7 @@ def marginal_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
     """
     ones = np.ones(len(chain.scores))
     free = replace(
-        chain, matrix=np.tile(chain.shares, (CELLS, 1)), tau_chain=ones, tau=ones,
+        chain, matrix=np.tile(chain.shares, (CELLS, 1)), tau_chain=ones, tau=ones, excess=0.0 * ones,
         visits=np.full(CELLS, margins.independent),
     )  # fmt: skip
     bets = build_bets(free, margins, unseen)
@@ -197,11 +197,18 @@ def _tilts(
         return []
     scores = chain.scores[[k for k, _, _ in plan]]
     sizes = np.array([size for _, size, _ in plan])
-    temper = chain.temper[[k for k, _, _ in plan]]
+    # Skew and tails are ruled by few rows, which bunch when anything does: they lose what the slowest loses.
+    whole = float(chain.temper.min())
+    temper = np.array([whole if family is Family.SHAPE else chain.temper[k] for k, _, family in plan])
+    # A tilt gains size**2 / 2 times the local variance. Where that varies in spells the chain does not know,
+    # the cumulant grows by size**4 / 8 times their long-run variance (second order).
+    spells = sizes**4 / 8.0 * chain.excess[[k for k, _, _ in plan]]
     tilted = np.exp(sizes[:, None] * scores)
     values, vectors = principal(chain.matrix[None] * tilted[:, None, :])
     logs = np.log(vectors)
-    gain = sizes[:, None] * scores - np.log(values)[:, None] - np.abs(sizes)[:, None] * margins.gate
+    gain = (
+        sizes[:, None] * scores - np.log(values)[:, None] - (np.abs(sizes) * margins.gate + spells)[:, None]
+    )
     tables = temper[:, None, None] * (gain[:, None, :] + logs[:, None, :] - logs[:, :, None])
     counts = {family: sum(f is family for _, _, f in plan) for _, _, family in plan}
     return [
@@ -210,10 +217,16 @@ def _tilts(
     ]
 
 
-def _upper(chain: Chain) -> FloatArray:
-    """Upper bounds of the chain's transition probabilities, float64[CELLS, CELLS]."""
-    error = np.sqrt(chain.matrix * (1.0 - chain.matrix) / (chain.visits + PRIOR_ROWS)[:, None])
-    return np.clip(chain.matrix + REFERENCE_ERRORS * error, SPIKE_FLOOR, 1.0)
+def _upper(chain: Chain, margins: Margins) -> FloatArray:
+    """What the chain's transition probabilities may be without news, float64[CELLS, CELLS].
+
+    Above the fitted ones by their own sampling error, and by the change of the cell's share that is a trifle or
+    the reference's error: a single cell must not alarm where its indicator moves less than the gate.
+    """
+    spread = np.sqrt(chain.matrix * (1.0 - chain.matrix))
+    error = spread / np.sqrt(chain.visits + PRIOR_ROWS)[:, None]
+    bound = chain.matrix + REFERENCE_ERRORS * error + margins.gate * spread
+    return np.clip(bound, SPIKE_FLOOR, 1.0)
 
 
 def _rare(

@@ -204,7 +204,7 @@ class Calibration:
             self.smallest_effect.astype("<f8").tobytes(),
         ]
         for c in self.chains:
-            for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau):
+            for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau, c.excess):
                 pieces.append(array.astype("<f8").tobytes())
         return MAGIC + bytes([VERSION]) + zlib.compress(b"".join(pieces), 6)
 
@@ -250,19 +250,25 @@ def _read_chain(reader: packing.Reader, head: Mapping[str, Any]) -> Chain:
     shares, visits = reader.array("<f8", CELLS), reader.array("<f8", CELLS)
     matrix = reader.array("<f8", CELLS, CELLS)
     scores = reader.array("<f8", count, CELLS)
-    tau_chain, tau = reader.array("<f8", count), reader.array("<f8", count)
+    tau_chain, tau, excess = (reader.array("<f8", count) for _ in range(3))
     repeats, repeat_tau = float(head["repeats"]), float(head["repeat_tau"])
     for sums in (shares.sum(), *matrix.sum(axis=1)):
         if not abs(sums - 1.0) < 1e-6:
             raise MalformedSketch("a chain's probabilities do not sum to one")
-    everything = (shares, visits, matrix, scores, tau_chain, tau)
+    everything = (shares, visits, matrix, scores, tau_chain, tau, excess)
     if not all(np.isfinite(array).all() for array in everything) or not math.isfinite(repeat_tau):
         raise MalformedSketch("a chain holds numbers that are not finite")
     if (shares < 0).any() or (matrix < 0).any() or (visits < 0).any() or not 0.0 <= repeats <= 1.0:
         raise MalformedSketch("a chain holds negative probabilities")
-    if (tau_chain <= 0).any() or (tau <= 0).any() or repeat_tau < 1.0 or np.abs(scores).max(initial=0) > 1e6:
+    if (
+        (tau_chain <= 0).any()
+        or (tau <= 0).any()
+        or (excess < 0).any()
+        or repeat_tau < 1.0
+        or np.abs(scores).max(initial=0) > 1e6
+    ):
         raise MalformedSketch("a chain holds impossible correlation times or scores")
-    return Chain(ordered, rows, shares, matrix, visits, scores, tau_chain, tau, repeats, repeat_tau)
+    return Chain(ordered, rows, shares, matrix, visits, scores, tau_chain, tau, excess, repeats, repeat_tau)
 
 
 def _effects(schema: Schema, smallest: float | Mapping[str, float]) -> FloatArray:

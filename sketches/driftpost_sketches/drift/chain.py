@@ -22,6 +22,7 @@ MIN_BATCHES = 20  # fewer batches give no variance worth the name
 MAX_SHARES = 8  # categories with scores of their own
 MIN_SHARE = 0.005  # of the reference; rarer categories are watched by spikes alone
 MIN_TAU = 0.05
+SIGNIFICANT = 2.0  # standard errors beyond which volatile spells are believed
 _SQUARINGS = 10  # K^1024: beyond the memory of any chain whose correlation time the reference can show
 _NORMAL = NormalDist()
 _POINTS = (np.arange(8) + 0.5) / 8  # quadrature within a cell, in probability
@@ -41,6 +42,8 @@ class Chain:
         scores: float64[K, CELLS], standardised scores that tilts bet on.
         tau_chain: float64[K], integrated autocorrelation of each score under the chain, in rows.
         tau: float64[K], the same measured by batch means, with its own uncertainty added; at least tau_chain.
+        excess: float64[K], long-run variance of each squared score beyond what the chain has: volatile
+            spells, in which tilts by large steps gain without any drift. 0 where it is within its sampling error.
         repeats: share of rows that equal their predecessor exactly.
         repeat_tau: integrated autocorrelation of those repeats, in rows.
     """
@@ -53,6 +56,7 @@ class Chain:
     scores: FloatArray
     tau_chain: FloatArray
     tau: FloatArray
+    excess: FloatArray
     repeats: float
     repeat_tau: float
 
@@ -108,6 +112,7 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
         scores=scores,
         tau_chain=tau_chain,
         tau=tau,
+        excess=_excess(matrix, shares, scores, cells),
         repeats=float(same.mean()) if n > 1 else 0.0,
         repeat_tau=max(repeat_tau, 1.0),
     )
@@ -135,6 +140,7 @@ def independent_chain(counts: npt.NDArray[np.int64], ordered: bool, bins: int) -
         scores=scores,
         tau_chain=ones,
         tau=ones,
+        excess=np.zeros(len(scores)),
         repeats=0.0,
         repeat_tau=1.0,
     )
@@ -201,6 +207,22 @@ def _chain_tau(matrix: FloatArray, scores: FloatArray) -> FloatArray:
     values, _ = principal(matrix[None] * tilts[:, None, :])
     logs: FloatArray = np.log(values).reshape(2, -1).sum(0) / small**2
     return np.maximum(logs, MIN_TAU)
+
+
+def _excess(
+    matrix: FloatArray, shares: FloatArray, scores: FloatArray, cells: npt.NDArray[np.int64]
+) -> FloatArray:
+    squares = scores * scores
+    means = squares @ shares
+    variances = (squares - means[:, None]) ** 2 @ shares
+    spreads = np.sqrt(np.maximum(variances, 1e-12))
+    standard = (squares - means[:, None]) / spreads[:, None]
+    excess = np.zeros(len(scores))
+    for k, modelled in enumerate(_chain_tau(matrix, standard)):
+        measured, error = batch_tau(standard[k][cells])
+        if variances[k] > 1e-6 and measured > modelled * (1.0 + SIGNIFICANT * error):
+            excess[k] = variances[k] * (measured * (1.0 + error) - modelled)
+    return excess
 
 
 def _sticky(shares: FloatArray, moves: FloatArray) -> FloatArray:
