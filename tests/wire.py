@@ -94,6 +94,10 @@ class Device:
         self.link.wake()
         return seqs
 
+    def query(self, sql: str) -> list[tuple]:
+        with self.lock:
+            return self.db.execute(sql).fetchall()
+
     def pending(self) -> int:
         with self.outbox() as outbox:
             return outbox.pending().messages
@@ -212,6 +216,6 @@ class World:
 
     def aggregator(self, **options) -> Aggregator:
         settings = self.settings(**options.pop("settings", {}))
-        aggregator = Aggregator(settings, self.fleet, client_id=f"{self.fleet}-host", **options)
+        aggregator = Aggregator(settings, self.fleet, **{"client_id": f"{self.fleet}-host", **options})
         self._stack.callback(lambda: aggregator.exit.is_set() or aggregator.close())
         return aggregator

@@ -172,7 +172,9 @@ class HostLink:
         self._line.waker.wake()
         with self._arrived:
             self._arrived.notify_all()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._line.close(flush_s=0.0)
+        else:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

@@ -193,7 +193,9 @@ class Link:
         """Set the exit event, say goodbye and wait; whether the thread ended in time."""
         self._exit.set()
         self._line.waker.wake()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._line.close(flush_s=0.0)
+        else:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

@@ -200,7 +200,7 @@ def test_a_refused_message_is_quarantined_with_the_reason(world):
     device.record(3)
     wait_until(lambda: settled(device), "settled")
     assert len(aggregator.committed) == 2
-    rows = device.db.execute("SELECT seq, reason FROM messages JOIN quarantine USING (id)").fetchall()
+    rows = device.query("SELECT seq, reason FROM messages JOIN quarantine USING (id)")
     assert rows == [(2, "refused by the aggregator: schema unknown")]
     assert device.link.status().refused_messages == 1
     assert_balanced(device, 3)
@@ -328,7 +328,7 @@ def test_messages_too_large_for_the_broker_are_split_and_one_that_can_not_be_is_
         device.link.start()
         wait_until(lambda: len(aggregator.committed) == 40, "the others are committed")
         wait_until(lambda: device.pending() == (0 if quarantined else 1), "the large one is kept")
-        reasons = [row[0] for row in device.db.execute("SELECT reason FROM quarantine")]
+        reasons = [row[0] for row in device.query("SELECT reason FROM quarantine")]
         assert reasons == (["the broker takes at most 3000 bytes"] if quarantined else [])
         assert_balanced(device, 41)
 
@@ -566,7 +566,6 @@ def test_the_loop_comes_round_while_nothing_happens(world):
 def test_stopping_before_starting_is_fine():
     link = make_link(MqttSettings(), Empty().provider)
     assert link.stop()
-    link._line.close(flush_s=0)
 
 
 def test_the_hosts_presence_tells_the_time_it_was_said(world):
