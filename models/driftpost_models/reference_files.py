@@ -85,7 +85,8 @@ def _sha256(path: Path) -> str:
 
 
 def _npz(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) -> Reference:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here, because numpy leaves a file that is no archive open.
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {str(name): file[name] for name in file.files}
     return _arrays(arrays, _sha256(path), "npz", inputs, options)
 

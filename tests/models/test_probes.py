@@ -16,7 +16,8 @@ from driftpost_models.probes.probe import Probe
 from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_models.probes.registry import load_probe, probe_kinds
 from driftpost_models.runtime import TensorSpec
-from driftpost_sketches.schema import StreamKind
+from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.schema import Role, Schema, Stream, StreamKind
 
 ROWS = 24
 
@@ -322,6 +323,29 @@ class TestProbeSet:
         assert np.isnan(values[:, 1]).tolist() == [False, False, False, True]
         assert values[:, 2].tolist() == [0, 1, 9, 0]
         assert len(codes["c"]) == 3
+
+    def test_codes_of_refused_rows_do_not_stop_the_sketches(self) -> None:
+        probes = self.both()
+        schema = Schema(
+            [
+                Stream("s", StreamKind.NUMERIC, Role.INPUT, edges=(0.5,)),
+                Stream("c", StreamKind.CODES, Role.OUTPUT, tracked=False),
+                Stream("latency_us", StreamKind.NUMERIC, Role.LATENCY, edges=(1.5,)),
+                Stream("verdict", StreamKind.CATEGORICAL, Role.QUALITY, categories=(0, 1)),
+            ]
+        )
+        accumulator = WindowAccumulator(schema)
+        block = self.block()
+        for answered in ([True] * 4, [True, False, True, False], [False] * 4):
+            block.answered = np.array(answered)
+            accumulator.update(*probes.extract(block))
+        accumulator.update(*probes.extract(Block({}, {}, np.ones(2), np.ones(2, np.int64))))
+        window, _ = accumulator.take()
+        assert window.rows == 14
+        codes = self.block().outputs["y"].reshape(4, -1).shape[1]
+        per_row = len(probes.extract(self.block())[1]["c"][0])
+        assert per_row < codes
+        assert window.summary(schema, 1).n == 6 * per_row
 
     def test_an_empty_block_gives_an_empty_matrix(self) -> None:
         values, codes = self.both().extract(Block({}, {}, np.empty(0), np.empty(0, np.int64)))

@@ -94,9 +94,12 @@ class ProbeSet:
             for mask in masks:
                 matrix[~mask, at : at + width] = np.nan
             for name, tensor in tensors.items():
-                for mask in masks:
-                    tensor = tensor[mask] if len(tensor) == rows else tensor  # noqa: PLW2901 - narrowed step by step
-                codes[name] = tensor
+                if len(tensor) != rows:
+                    continue  # the block holds none: a stream without codes is left out
+                kept = np.logical_and.reduce(masks) if masks else None
+                chosen = tensor if kept is None else tensor[kept]
+                if len(chosen):
+                    codes[name] = chosen
             at += width
         return matrix, codes
 
