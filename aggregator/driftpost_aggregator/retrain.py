@@ -308,7 +308,7 @@ def build_event(
         },
         "links": {
             "incident": f"{root}/incidents/{name}",
-            "report": f"{root}/api/retrain/{request}/report",
+            "report": f"{root}/api/v1/requests/{request}/status",
         }
         if root
         else {},

@@ -143,13 +143,13 @@ def test_an_accepted_request_is_reported_until_the_aggregator_takes_it(pipeline,
         thread = threading.Thread(target=report_accepted, args=(pipeline, stop), name="test-report")
         thread.start()
         pipeline.receive(*delivery(event(data={})))
-        links = {"report": f"{url}/api/retrain/msg_2/report"}
+        links = {"report": f"{url}/api/v1/requests/msg_2/status"}
         pipeline.receive(*delivery(event("msg_2", data={"links": links}), "msg_2"))
         assert done.wait(10)
         stop.set()
         thread.join()
     assert len(reports) == 2
-    assert reports[0] == ("/api/retrain/msg_2/report", REPORT)
+    assert reports[0] == ("/api/v1/requests/msg_2/status", REPORT)
 
 
 def test_a_log_that_is_not_there_yet_is_empty(tmp_path):
