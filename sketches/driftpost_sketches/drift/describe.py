@@ -16,6 +16,7 @@ from driftpost_sketches.schema import Stream, StreamKind
 
 NEARLY_ALL = 0.9  # share of rows from which a state counts as the only one
 MORE_REPEATS = 0.02  # share of exact repeats above the reference's that is a coarser grid
+ONE_CELL = 0.9  # share of exact repeats within one cell from which they are of one value
 PILED_UP = 0.1  # share of rows above the reference's in an end cell that may be saturation
 OUTERMOST = 0.002  # share of rows below which a cell counts as empty
 CLEAR_SHIFT = 0.5  # reference standard deviations; what a spike on one cell amounts to
@@ -71,6 +72,9 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         value = "" if math.isnan(now.mean) else f" at {_number(now.mean, stream.unit)}"
         text = f"{stream.name} is stuck{value}: {now.repeats:.0%} of rows repeat the one before exactly"
         return Change("stuck", repeats, repeats, SHARE, "none", text)
+    if reference.persistence and repeats > MORE_REPEATS and _one_run(now, before, float(reference.lag[t])):
+        text = f"{stream.name} has begun to stick: {now.repeats:.0%} of rows repeat the one before exactly"
+        return Change("stuck", repeats, repeats, SHARE, "none", text)
     if stream.kind is StreamKind.CATEGORICAL:
         return _categories(reference, t, family, now)
     end, side = _limit(now, before)
@@ -82,11 +86,6 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         direction = "up" if side == "upper" else "down"
         return Change("saturated", piled, piled, SHARE, direction, text)
     if family is Family.STUCK and repeats > MORE_REPEATS:
-        if _one_value(now.shares - before, repeats):
-            text = (
-                f"{stream.name} has begun to stick: {now.repeats:.0%} of rows repeat the one before exactly"
-            )
-            return Change("stuck", repeats, repeats, SHARE, "none", text)
         text = f"{stream.name} moves in coarse steps: {now.repeats:.0%} of rows repeat the one before exactly"
         return Change("quantized", repeats, repeats, SHARE, "none", text)
     return _numbers(reference, t, family, now)
@@ -163,10 +162,17 @@ def _limit(now: Measured, before: npt.NDArray[np.float64]) -> tuple[int, str]:
     return (high, "upper") if upper else (low, "lower")
 
 
-def _one_value(excess: npt.NDArray[np.float64], repeats: float) -> bool:
-    """Whether repeats come from one value (a sensor that stuck in mid-window) rather than from a coarse grid."""
-    second, first = np.sort(excess)[-2:]
-    return bool(first >= 0.6 * repeats and second <= 0.5 * first)
+def _one_run(now: Measured, before: npt.NDArray[np.float64], lag: float) -> bool:
+    """Whether exact repeats are one run of one value: a sensor that stuck in mid-window.
+
+    On a coarse grid repeats spread over its values. At a limit they share one, but come and go: a share s of
+    rows there repeats s * s of all rows by chance, and more where neighbours are alike.
+    """
+    if now.stays < ONE_CELL * now.repeats:
+        return False
+    piled = float((now.shares - before)[:ABSENT].max())
+    coming = piled * (piled + (1.0 - piled) * max(lag, 0.0) ** 3)
+    return now.repeats > (coming + piled) / 2
 
 
 def _side(value: float) -> str:

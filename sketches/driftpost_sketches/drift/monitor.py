@@ -31,7 +31,8 @@ GRACE = 1  # windows after an alarm in which an onset still counts as the same c
 MEMBER = 0.4  # share of the threshold at which a stream is named in an alarm
 HELD = 3.0  # log evidence from which a family of a named stream is held with the alarm
 MAX_PRINCIPALS = 64  # streams whose return to normal clears an alarm; bounds the state
-FACETS = frozenset({"shift", "scale", "noisy", "shape"})  # sides that one change of a distribution may show
+# Sides that one change may show: of a distribution, of a sensor that lost its freedom.
+FACETS = (frozenset({"shift", "scale", "noisy", "shape"}), frozenset({"stuck", "quantized", "saturated"}))
 REVERSIBLE = frozenset({"shift"})
 LOOK_BACK = (1, 16)  # windows over which a held stream is compared with the state it alarmed with
 MOST = 1e6  # log evidence is capped here; a fleet's month of data must not overflow a sum
@@ -126,14 +127,16 @@ class Monitor:
         """The standing alarm that this evidence belongs to, if any."""
         t = found[0]
         took = max(int(self.run[found]), 1)
-        holding = [s for s in self.standing if t in s.principals]
-        if holding:
-            # Another side of a change that is known, unless the stream has moved on from there.
-            known = max(holding, key=lambda s: s.raised_at)
-            return None if self._moved_on(known, t, took, Family(int(self._families[found]))) else known
         onset = self.windows - took + 1
         since = [s for s in self.standing if onset <= s.raised_at + GRACE]
-        return min(since, key=lambda s: s.raised_at) if since else None
+        if since:
+            return min(since, key=lambda s: s.raised_at)
+        holding = [s for s in self.standing if t in s.principals]
+        if not holding:
+            return None
+        # Another side of a change that is known, unless the stream has moved on from there.
+        known = max(holding, key=lambda s: s.raised_at)
+        return None if self._moved_on(known, t, took, Family(int(self._families[found]))) else known
 
     def _moved_on(self, standing: Standing, t: int, windows: int, family: Family) -> bool:
         """Whether a stream has left the state it alarmed with for one that deserves another alarm.
@@ -146,7 +149,7 @@ class Monitor:
         change = describe(self.reference, t, family, self.reference.measure(t, now))
         said = standing.alarm
         if change.kind != said.kind:
-            return not {change.kind, said.kind} <= FACETS
+            return not any({change.kind, said.kind} <= facets for facets in FACETS)
         return t == standing.principals[0] and change.direction != said.direction
 
     def _reopen(self) -> None:

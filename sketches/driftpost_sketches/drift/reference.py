@@ -15,10 +15,10 @@ from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import FIXED_POINT, Window
 
-# Columns of a stream's sums: cell counts, then finite values, fixed-point moments, exact repeats, and the sum
-# of products of neighbouring location scores.
-N, SUM1, SUM2, REPEATS, LAG = range(CELLS, CELLS + 5)
-FIELDS = CELLS + 5
+# Columns of a stream's sums: cell counts, then finite values, fixed-point moments, exact repeats, steps within
+# the cell that has most of them, and the sum of products of neighbouring location scores.
+N, SUM1, SUM2, REPEATS, STAYS, LAG = range(CELLS, CELLS + 6)
+FIELDS = CELLS + 6
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,6 +35,7 @@ class Measured:
         mean: of these windows, in the stream's unit; NaN without values.
         spread: standard deviation over the reference's; 1 unless numeric.
         repeats: share of rows that repeat the row before exactly.
+        stays: share of steps that stay in the one cell where most do (the most of each window).
         lag: correlation of neighbouring rows' location scores; 0 where it can not be told.
     """
 
@@ -45,6 +46,7 @@ class Measured:
     mean: float
     spread: float
     repeats: float
+    stays: float
     lag: float
 
 
@@ -110,6 +112,7 @@ class Reference:
         out[:, SUM2] = window.sum2[tracked]
         if transitions is not None:
             out[:, REPEATS] = transitions.repeats
+            out[:, STAYS] = np.einsum("tii->ti", transitions.moves)[:, :ABSENT].max(axis=1)
             out[:, LAG] = np.einsum("tij,ti,tj->t", transitions.moves, self._location, self._location)
         return out
 
@@ -133,7 +136,8 @@ class Reference:
         variance = float(shares @ self._location[t] ** 2) - location**2
         if self.persistence and variance > 1e-6:
             lag = (float(sums[LAG]) / rows - location**2) / variance
-        return Measured(rows, shares, shift, natural, mean, spread, float(sums[REPEATS]) / rows, lag)
+        repeats, stays = float(sums[REPEATS]) / rows, float(sums[STAYS]) / rows
+        return Measured(rows, shares, shift, natural, mean, spread, repeats, stays, lag)
 
 
 def unseen_cell(stream: Stream) -> int | None:
