@@ -109,6 +109,17 @@ def test_codes_are_counted_exactly(mixed):
     assert (pixels.low, pixels.high) == (-128, 127)
 
 
+def test_rows_without_a_tensor_are_no_codes(mixed):
+    schema, values, codes = mixed
+    accumulator = WindowAccumulator(schema)
+    accumulator.update(values[:5], {"pixels": codes["pixels"][:2]})
+    accumulator.update(values[:1], {"pixels": np.empty((0, 0), np.int8)})
+    accumulator.update(values[:1])
+    window, _ = accumulator.take()
+    assert (window.rows, window.summary(schema, 1).n) == (7, 12)
+    window.check(schema)
+
+
 def test_unsigned_codes_start_at_zero():
     schema = Schema([Stream("t", StreamKind.CODES, Role.INPUT, tracked=False)])
     accumulator = WindowAccumulator(schema)
@@ -144,7 +155,7 @@ def test_more_edges_than_a_byte_counts_are_counted():
         (np.zeros(5), {}),
         (np.zeros((3, 5)), {"other": np.zeros((3, 1), np.int8)}),
         (np.zeros((3, 5)), {"pixels": np.zeros((3, 1), np.uint8)}),
-        (np.zeros((3, 5)), {"pixels": np.zeros((2, 1), np.int8)}),
+        (np.zeros((3, 5)), {"pixels": np.zeros((4, 1), np.int8)}),
         (np.zeros((3, 5)), {"pixels": np.zeros((3, 1))}),
     ],
 )
