@@ -364,10 +364,11 @@ class Daemon:
             self._self_test_problem = ""
         except (ActivationFailed, ModelError, ConfigError) as error:
             log.error("%s", error)
-            self._store.record_activation(pointer.active, "", "", "rolled back", str(error))
-            self._findings.raise_(ROLLED_BACK, str(error), serving.bundle.id)
+            # Whatever becomes of the pointer, this bundle is not tried again before the next start.
             self._refused_pointer = pointer.active
             self._activation.roll_back(pointer.active, str(error))
+            self._store.record_activation(pointer.active, "", "", "rolled back", str(error))
+            self._findings.raise_(ROLLED_BACK, str(error), serving.bundle.id)
 
     def _policy(self, bundle: Bundle) -> Policy:
         changes = {

@@ -1,0 +1,137 @@
+"""`driftpost agent` without a daemon: settings, init, and what a page looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from driftpost_agent.cli import agent
+from driftpost_agent.client import fetch_status
+from driftpost_agent.errors import DaemonUnreachable
+from driftpost_agent.settings import TABLE
+from driftpost_agent.status_table import render
+
+
+def test_settings_prints_the_reference() -> None:
+    outcome = CliRunner().invoke(agent, ["settings"])
+    assert outcome.exit_code == 0
+    assert outcome.output == TABLE.reference_page()
+
+
+def test_init_writes_a_file_that_loads_and_never_overwrites_one(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    arguments = ["init", str(path), "--id", "cam-7", "--bundle", "m.bundle", "--key", "team.pub"]
+    first = CliRunner().invoke(agent, arguments)
+    assert first.exit_code == 0
+    assert TABLE.load(path).text("device.id") == "cam-7"
+    assert TABLE.load(path).paths("model.trusted_keys") == (tmp_path / "team.pub",)
+    second = CliRunner().invoke(agent, arguments)
+    assert second.exit_code == 1
+    assert "left as it is" in second.output
+
+
+def test_every_command_has_help() -> None:
+    for name in ([], ["run"], ["status"], ["activate"], ["settings"], ["init"]):
+        outcome = CliRunner().invoke(agent, [*name, "--help"])
+        assert outcome.exit_code == 0
+        assert "Usage" in outcome.output
+
+
+def test_somebody_else_on_the_port_is_not_taken_for_an_agent() -> None:
+    import http.server
+    import threading
+
+    with http.server.HTTPServer(("127.0.0.1", 0), _Stranger) as stranger:
+        thread = threading.Thread(target=stranger.handle_request, name="stranger")
+        thread.start()
+        with pytest.raises(DaemonUnreachable, match="no driftpost agent"):
+            fetch_status("0.0.0.0", stranger.server_address[1])
+        thread.join()
+
+
+def _stranger_handler() -> Any:
+    import http.server
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"hello": 1}')
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    return Handler
+
+
+_Stranger = _stranger_handler()
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "version": "1",
+        "uptime_s": 200_000.0,
+        "device": {"id": "d", "fleet": "f", "attributes": {}},
+        "health": {"state": "failing", "reasons": ["the link loop makes no progress"]},
+        "model": {},
+        "window_seconds": None,
+        "inferences": {"calls": 0, "rows": 0, "reasons": {}, "guard_us": 0.0, "model_us": 0.0},
+        "windows": {
+            "recorded": 5,
+            "sent": 4,
+            "acked": 3,
+            "pending": 2,
+            "quarantined": 0,
+            "open_rows": 1,
+            "waiting_for_store": 7,
+            "lost_rows": 12,
+        },
+        "findings": {
+            "raised": 2,
+            "standing": 1,
+            "latest": [
+                {"state": "raised", "text": "brightness fell", "at": "2026-01-01"},
+                {"state": "cleared", "text": "gone", "at": None},
+            ],
+        },
+        "link": {
+            "enabled": True,
+            "connected": False,
+            "broker": "b:1883",
+            "protocol": None,
+            "sent_bytes": 1500,
+            "trouble": "refused",
+            "twins": 2,
+        },
+        "store": {"path": "/s/agent.db", "bytes": 5_000_000, "problem": "disk full"},
+        "process": {"agent_mb": 60.0, "model_mb": 50.0, "written_mb": 1.5},
+        "clock": {"wall_good": False},
+    }
+    return {**base, **changes}
+
+
+def test_the_page_names_every_trouble() -> None:
+    page = render(document())
+    for words in (
+        "FAILING",
+        "up 2 d",
+        "! the link loop makes no progress",
+        "none is loaded yet",
+        "5 recorded, 4 sent, 3 acknowledged, 2 pending",
+        "! 7 wait in memory: disk full",
+        "12 rows were lost",
+        "! refused",
+        "! another device uses this name",
+        "! brightness fell (since 2026-01-01)",
+        "5.0 MB in /s/agent.db",
+        "not known to be good",
+    ):
+        assert words in page
+    assert "gone" not in page
+
+
+def test_an_agent_that_works_alone_says_so() -> None:
+    assert "off (sync.enabled is false)" in render(document(link={"enabled": False}))
