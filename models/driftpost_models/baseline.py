@@ -189,6 +189,11 @@ def _stream(draft: StreamDraft, values: npt.NDArray[np.float64], probes: ProbeSe
             draft.name, draft.kind, draft.role, draft.unit, lowest_code=draft.lowest_code, tracked=False
         )
     column = values[:, _scalar_names(probes).index(draft.name)]
+    if not np.isfinite(column).any():
+        raise ReferenceRefused(
+            f"the stream {draft.name!r} has no finite value in the whole reference: "
+            "mend the data, or leave the tensor out of the probes"
+        )
     if draft.categories:
         return Stream(
             draft.name,

@@ -12,12 +12,14 @@ from driftpost_models.errors import ReferenceRefused
 from driftpost_models.probes.block import Block
 from driftpost_models.runtime import Array, Runtime, TensorSpec
 
+_STATE_WORDS = ("state", "hidden", "memory", "cache")
+
 
 class Feeder:
     """Calls a model with one row at a time.
 
     Inputs that the reference does not hold are states: they start at zero and are fed the output whose name
-    begins with theirs (or the only output of their shape) after each call.
+    begins with theirs after each call, or for inputs called a state the only output of their shape.
 
     Args:
         runtime: the model.
@@ -93,8 +95,11 @@ def _stacked(rows: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
 
 
 def _feedback(spec: TensorSpec, outputs: Sequence[TensorSpec]) -> str:
-    named = [o.name for o in outputs if o.name.startswith(spec.name) and o.dtype == spec.dtype]
-    shaped = [o.name for o in outputs if o.shape == spec.shape and o.dtype == spec.dtype]
+    alike = [o for o in outputs if o.dtype == spec.dtype and len(o.shape) == len(spec.shape)]
+    named = [o.name for o in alike if o.name.startswith(spec.name)]
+    # An output of the same shape alone proves nothing: a forgotten input must not be fed with answers.
+    called = any(word in spec.name.lower() for word in _STATE_WORDS)
+    shaped = [o.name for o in alike if called and o.shape == spec.shape]
     for found in (named, shaped):
         if len(found) == 1:
             return found[0]

@@ -38,7 +38,7 @@ def _keep_quiet() -> None:
     """Turn ONNX Runtime's telemetry off before it is imported.
 
     Its Linux wheels from 1.29 on send events with facts about the model to their maker, unless this is set
-    before the first import; `disable_telemetry_events` comes too late. Who sets it to 0 has decided otherwise.
+    before the first import; `disable_telemetry_events` comes too late. Who sets it to 0 decides otherwise.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 

@@ -103,6 +103,8 @@ def _arrays(
     classes = options.classes
     if options.labels is not None and options.labels in given:
         labels, classes = labels_from_values([str(v) for v in given.pop(options.labels).tolist()], classes)
+    else:
+        _check_labels(options)
     names = [spec.name for spec in inputs]
     if len(inputs) == 1 and names[0] not in given:
         if len(given) != 1:
@@ -136,15 +138,20 @@ def _arrays(
     return _with_labels(reference, options, ())
 
 
+def _check_labels(options: ReferenceOptions) -> None:
+    """Refuse labels that are not in the data and no file either."""
+    if options.labels is not None and not Path(options.labels).is_file():
+        raise ReferenceRefused(
+            f"--labels {options.labels}: neither a file nor a column or array of the reference"
+        )
+
+
 def _with_labels(reference: Reference, options: ReferenceOptions, names: Sequence[str]) -> Reference:
     """Add labels from a file, where they are not in the data themselves."""
     if options.labels is None or reference.labels is not None:
         return reference
+    _check_labels(options)
     path = Path(options.labels)
-    if not path.is_file():
-        raise ReferenceRefused(
-            f"--labels {options.labels}: neither a file nor a column or array of the reference"
-        )
     reference.labels, reference.classes = labels_from_file(
         path, reference.rows, names, options.classes or reference.classes
     )
@@ -172,6 +179,8 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) ->
         at = header.index(options.labels)
         labels, classes = labels_from_values([line[at].strip() for line in lines], classes)
         taken.remove(options.labels)
+    else:
+        _check_labels(options)
     steps: list[str] = []
     arrays = {}
     columns: tuple[str, ...] = ()
