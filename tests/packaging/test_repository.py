@@ -69,7 +69,7 @@ def test_nothing_of_others_is_copied_in(files, checkout):
             foreign.append(f"{relative}: a folder for others' code")
         if path.suffix in {".whl", ".so", ".jar", ".map"} or ".min." in path.name:
             foreign.append(f"{relative}: a built artefact")
-        if path.suffix in {".js", ".css", ".html", ".py"}:
+        if path.suffix in {".js", ".css", ".py"}:
             text = path.read_text(encoding="utf-8")
             if max(map(len, text.splitlines()), default=0) > LONGEST_SCRIPT_LINE:
                 foreign.append(f"{relative}: minified or generated")
