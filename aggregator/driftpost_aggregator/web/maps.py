@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from plotly.graph_objects import Figure
 from sqlalchemy import Connection, or_, select
 
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.charts.heat import ALARM, COLUMNS, Axis, Grid, Row, effect_map, evidence_map
-from driftpost_aggregator.web.charts.theme import Look
+from driftpost_aggregator.web.charts.theme import Figure, Look
 from driftpost_aggregator.web.links import address, segment, stream_address
 from driftpost_aggregator.web.models import Model
 from driftpost_aggregator.web.queries import devices as device_queries
 from driftpost_aggregator.web.queries.series import bundles_of, evidence
 from driftpost_aggregator.web.site import Site
 
-# Devices or cohorts in one map: as many as fit a screen; those that need attention come first.
-MAX_ROWS = 40
+# Devices, cohorts or streams in one map: as many as fit a screen; those that need attention come first.
+MAX_ROWS = {"narrow": 20, "medium": 30, "wide": 40}
 # Bundles of one cohort that are looked at: those with the newest data.
 _MAX_BUNDLES = 3
 # Alarms of the shown devices in the shown span; far more than that and the map is red anyway.
@@ -64,7 +63,7 @@ def _share_of_threshold(value: float, model: Model | None) -> float:
 def device_map(site: Site, connection: Connection, *, span_s: int, look: Look) -> Figure:
     """The devices that most need attention, by time."""
     now_ms = site.now_ms()
-    names = device_queries.most_suspicious(connection, MAX_ROWS)
+    names = device_queries.most_suspicious(connection, MAX_ROWS[look.width])
     axis = Axis.over(now_ms - span_s * 1000, now_ms, shortest_cell_ms(site, connection), COLUMNS[look.width])
     values: Grid = np.full((len(names), axis.cells), np.nan)
     line = {name: position for position, name in enumerate(names)}
@@ -97,7 +96,7 @@ def stream_map(
             if stream in line:
                 values[line[stream], axis.covered(raised_ms, cleared_ms)] = ALARM
     strength = np.nan_to_num(values).sum(axis=1)
-    order = np.argsort(-strength, kind="stable")[:MAX_ROWS]
+    order = np.argsort(-strength, kind="stable")[: MAX_ROWS[look.width]]
     rows = [
         Row(names[position], stream_address(model.bundle, names[position], "device", device))
         for position in order
@@ -116,7 +115,8 @@ def cohort_map(site: Site, connection: Connection, *, span_s: int, look: Look) -
     ]
     # Largest first to choose which, then by name so that an attribute's values stand together.
     chosen = sorted(
-        name for _, name in sorted(cohorts, key=lambda cohort: (-cohort[0], cohort[1]))[: MAX_ROWS - 1]
+        name
+        for _, name in sorted(cohorts, key=lambda cohort: (-cohort[0], cohort[1]))[: MAX_ROWS[look.width] - 1]
     )
     scopes = [("fleet", ""), *(("cohort", name) for name in chosen)]
     axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0, COLUMNS[look.width])

@@ -9,15 +9,19 @@ from driftpost_aggregator.web.charts.distribution import category_names
 from driftpost_aggregator.web.effects import beyond_chance
 from driftpost_aggregator.web.links import stream_address
 from driftpost_aggregator.web.models import Model
-from driftpost_aggregator.web.queries.incidents import Contribution
+from driftpost_aggregator.web.queries.incidents import Contribution, Incident
 from driftpost_aggregator.web.queries.series import merged
-from driftpost_aggregator.web.words import DASH, MINUS, number, percent, rounded, shift, unit
+from driftpost_aggregator.web.words import DASH, MINUS, detail, number, percent, rounded, shift, unit
 from driftpost_sketches.drift.effect import Effect, effect_of
 from driftpost_sketches.schema import Stream, StreamKind
 from driftpost_sketches.window import StreamSummary, Window
 
 # "Now" is the newest merged windows, this many: recent, yet enough rows to judge by.
 NOW_BUCKETS = 12
+# A shift smaller than this says less than the spread, reference sd.
+_VISIBLE = 0.05
+# Spreads within this factor look the same to a person.
+_SAME_SPREAD = 1.25
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def change_words(stream: Stream, effect: Effect) -> str:
         natural = rounded(effect.natural_shift, spread, sign=True)
         words = f"{natural}{_unit(stream.unit)} ({shift(effect.sd_shift)})"
         ratio = effect.std_ratio
-        return words if 0.8 < ratio < 1.25 else f"{words}, spread {number(ratio, 2)} times"
+        return (
+            words if 1 / _SAME_SPREAD < ratio < _SAME_SPREAD else f"{words}, spread {number(ratio, 2)} times"
+        )
     if stream.kind is StreamKind.CATEGORICAL:
         name = category_names(stream)[effect.largest_bin]
     else:
@@ -121,15 +127,18 @@ def points(change: float) -> str:
     return f"{shown if shown.strip('+' + MINUS) != '0' else '0'} % of rows"
 
 
-def contribution_words(model: Model | None, part: Contribution) -> str:
-    """An incident's stream's effect as a person says it."""
+def contribution_words(model: Model | None, incident: Incident, part: Contribution) -> str:
+    """What an incident did to a stream, as a person says it."""
+    if part == incident.streams[0] and detail(incident.detail):
+        return detail(incident.detail)
     stream = None
     if model is not None:
         stream = next((one for one in model.schema.streams if one.name == part.stream), None)
     if stream is not None and stream.kind is not StreamKind.NUMERIC:
         return points(part.effect)
-    if not part.effect:
-        return ""
+    if abs(part.effect) < _VISIBLE:
+        changed = not 1 / _SAME_SPREAD < part.spread < _SAME_SPREAD
+        return f"spread {number(part.spread, 2)} times" if changed else shift(part.effect)
     if not part.unit:
         return shift(part.effect)
     natural = rounded(part.effect_natural, abs(part.effect_natural / part.effect), sign=True)

@@ -183,7 +183,8 @@ def short_id(identifier: str | None, length: int = 10) -> str:
 
 _KINDS = {
     "sensor_fault": "sensor fault",
-    "covariate_shift": "the world it sees changed",
+    "covariate_shift": "inputs drifted",
+    "output_shift": "outputs drifted",
     "data_quality": "data quality",
     "model_fault": "model fault",
 }
@@ -192,6 +193,20 @@ _KINDS = {
 def kind(name: str) -> str:
     """An incident's or finding's kind in words."""
     return _KINDS.get(name, name.replace("_", " "))
+
+
+# Findings whose kind says more than a size would.
+_PLAIN_DETAILS = {
+    "stuck": "repeats one value",
+    "frozen": "repeats one picture or row",
+    "missing": "is missing",
+    "new_category": "has categories never seen before",
+}
+
+
+def detail(name: str) -> str:
+    """What happened to a stream, where that says more than a size; otherwise nothing."""
+    return _PLAIN_DETAILS.get(name, "")
 
 
 def scope(name: str, attributes: list[list[str]] | tuple[tuple[str, str], ...], key: str) -> str:

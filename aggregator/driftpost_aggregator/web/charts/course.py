@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.graph_objects import Figure
-from plotly.subplots import make_subplots
 
 from driftpost_aggregator.web.charts.distribution import (
     Floats,
     category_names,
     drawn_edges,
 )
-from driftpost_aggregator.web.charts.theme import PALETTES, Look, figure, label, nothing, scale, when
+from driftpost_aggregator.web.charts.theme import (
+    PALETTES,
+    Figure,
+    Look,
+    Part,
+    axis,
+    figure,
+    label,
+    nothing,
+    scale,
+    title,
+    when,
+)
 from driftpost_aggregator.web.queries.series import Point
-from driftpost_aggregator.web.words import number, shift
-from driftpost_aggregator.web.words import unit as unit_words
+from driftpost_aggregator.web.words import number, shift, unit
 from driftpost_sketches.schema import Schema, StreamKind
 from driftpost_sketches.window import Window
 
@@ -63,88 +72,111 @@ def _mean_over_time(
     schema: Schema, index: int, baseline: Window, points: Sequence[Point], theme: str
 ) -> Figure:
     stream, palette, times = schema.streams[index], PALETTES[theme], _times(points)
-    unit = label(unit_words(stream.unit))
-    moments = np.array([_moments(schema, index, point.window) for point in points], dtype=np.float64)
-    mean, std = moments[:, 0], moments[:, 1]
-    drawn = figure(theme, height=260, legend=True)
-    drawn.add_trace(
-        go.Scatter(
-            x=[*times, *times[::-1]],
-            y=[*(mean + std).tolist(), *(mean - std)[::-1].tolist()],
-            fill="toself",
-            fillcolor=palette.now_fill,
-            line={"width": 0},
-            hoverinfo="skip",
-            name="now, mean ± 1 sd",
-        )
-    )
-    drawn.add_trace(
-        go.Scatter(
-            x=times,
-            y=mean.tolist(),
-            mode="lines+markers",
-            line={"color": palette.now, "width": 2},
-            marker={"size": 4},
-            name="now, mean",
-            customdata=[
-                [number(value), number(spread), f"{point.rows:,}"]
-                for value, spread, point in zip(mean.tolist(), std.tolist(), points, strict=True)
+    shown_unit = label(unit(stream.unit))
+    moments = [_moments(schema, index, point.window) for point in points]
+    high = [mean + std for mean, std in moments]
+    low = [mean - std for mean, std in moments]
+    data: list[Part] = [
+        {
+            "type": "scatter",
+            "x": [*times, *times[::-1]],
+            "y": [*high, *low[::-1]],
+            "fill": "toself",
+            "fillcolor": palette.now_fill,
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+            "name": "now, mean \N{PLUS-MINUS SIGN} 1 sd",
+        },
+        {
+            "type": "scatter",
+            "x": times,
+            "y": [mean for mean, _ in moments],
+            "mode": "lines+markers",
+            "line": {"color": palette.now, "width": 2},
+            "marker": {"size": 4},
+            "name": "now, mean",
+            "customdata": [
+                [number(mean), number(std), f"{point.rows:,}"]
+                for (mean, std), point in zip(moments, points, strict=True)
             ],
-            hovertemplate="%{x|%Y-%m-%d %H:%M:%S} UTC<br>mean %{customdata[0]} "
-            + unit
+            "hovertemplate": "%{x|%Y-%m-%d %H:%M:%S} UTC<br>mean %{customdata[0]} "
+            + shown_unit
             + ", sd %{customdata[1]}<br>%{customdata[2]} rows<extra></extra>",
-        )
-    )
+        },
+    ]
+    shapes: list[Part] = []
     centre, spread = _moments(schema, index, baseline)
     if math.isfinite(centre):
-        drawn.add_hline(y=centre, line={"color": palette.baseline, "width": 1.5, "dash": "dash"})
-        if math.isfinite(spread):
-            drawn.add_hrect(
-                y0=centre - spread,
-                y1=centre + spread,
-                fillcolor=palette.baseline_fill,
-                line_width=0,
-                layer="below",
-            )
-            drawn.add_trace(
-                go.Scatter(
-                    x=[None],
-                    y=[None],
-                    mode="markers",
-                    marker={"color": palette.baseline, "symbol": "square", "size": 10},
-                    name="baseline, mean ± 1 sd",
-                )
-            )
-    drawn.update_xaxes(type="date", range=_extent(points))
-    drawn.update_yaxes(title_text=unit or label(stream.name))
-    return drawn
+        across: Part = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "layer": "below"}
+        shapes = [
+            {
+                "type": "rect",
+                "y0": centre - spread,
+                "y1": centre + spread,
+                "fillcolor": palette.baseline_fill,
+                "line": {"width": 0},
+                **across,
+            },
+            {
+                "type": "line",
+                "y0": centre,
+                "y1": centre,
+                "line": {"color": palette.baseline, "width": 1.5, "dash": "dash"},
+                **across,
+            },
+        ]
+        # Shapes have no place in the legend, so an invisible trace takes it.
+        data.append(
+            {
+                "type": "scatter",
+                "x": [None],
+                "y": [None],
+                "mode": "markers",
+                "marker": {"color": palette.baseline, "symbol": "square", "size": 10},
+                "name": "baseline, mean \N{PLUS-MINUS SIGN} 1 sd",
+            }
+        )
+    return figure(
+        theme,
+        data,
+        height=260,
+        legend=True,
+        xaxis={"type": "date", "range": _extent(points)},
+        yaxis={"title": title(theme, unit(stream.unit) or stream.name)},
+        shapes=shapes,
+    )
 
 
 def _shares_over_time(schema: Schema, index: int, points: Sequence[Point], theme: str) -> Figure:
     stream, palette, times = schema.streams[index], PALETTES[theme], _times(points)
     table = np.array([point.window.summary(schema, index).share for point in points])
-    order = np.argsort(-table.mean(axis=0), kind="stable")
-    order = order[table.mean(axis=0)[order] > 0]
+    average = table.mean(axis=0)
+    order = [position for position in np.argsort(-average, kind="stable").tolist() if average[position] > 0]
     names = category_names(stream)
-    areas = [(names[position], table[:, position]) for position in order[:_MAX_AREAS].tolist()]
-    if order.size > _MAX_AREAS:
-        areas.append((f"{order.size - _MAX_AREAS} others", table[:, order[_MAX_AREAS:]].sum(axis=1)))
-    drawn = figure(theme, height=260, legend=True)
-    for position, (name, values) in enumerate(areas):
-        drawn.add_trace(
-            go.Scatter(
-                x=times,
-                y=values.tolist(),
-                mode="lines",
-                stackgroup="shares",
-                line={"width": 0.5, "color": palette.series[position % len(palette.series)]},
-                name=label(name, 24),
-                hovertemplate="%{x|%Y-%m-%d %H:%M} UTC: %{y:.1%}",
-            )
-        )
-    drawn.update_xaxes(type="date", range=_extent(points))
-    drawn.update_yaxes(tickformat=".0%", range=[0, 1], title_text="share of rows")
-    return drawn
+    areas = [(names[position], table[:, position]) for position in order[:_MAX_AREAS]]
+    if len(order) > _MAX_AREAS:
+        areas.append((f"{len(order) - _MAX_AREAS} others", table[:, order[_MAX_AREAS:]].sum(axis=1)))
+    data: list[Part] = [
+        {
+            "type": "scatter",
+            "x": times,
+            "y": values.tolist(),
+            "mode": "lines",
+            "stackgroup": "shares",
+            "line": {"width": 0.5, "color": palette.series[position % len(palette.series)]},
+            "name": label(name, 24),
+            "hovertemplate": "%{x|%Y-%m-%d %H:%M} UTC: %{y:.1%}",
+        }
+        for position, (name, values) in enumerate(areas)
+    ]
+    return figure(
+        theme,
+        data,
+        height=260,
+        legend=True,
+        xaxis={"type": "date", "range": _extent(points)},
+        yaxis={"tickformat": ".0%", "range": [0, 1], "title": title(theme, "share of rows")},
+    )
 
 
 def density_over_time(
@@ -159,31 +191,32 @@ def density_over_time(
     if not filled:
         return nothing(theme, "no values in this span", height=220)
     edges = drawn_edges(stream, [baseline.summary(schema, index), *(one for _, one in filled)])
-    widths = np.diff(edges)
-    table = np.array([one.share / widths for _, one in filled]).T
-    starts = [when(point.start_ms) for point, _ in filled]
-    last = filled[-1][0]
+    shares = np.array([one.share for _, one in filled]).T
+    table = shares / np.diff(edges)[:, np.newaxis]
     positive = table[table > 0]
-    drawn = figure(theme, height=260)
-    drawn.add_trace(
-        go.Heatmap(
-            x=[*starts, when(last.start_ms + last.bucket_s * 1000)],
-            y=edges.tolist(),
-            z=table.tolist(),
-            zmin=0,
-            # One spike must not leave the rest white.
-            zmax=float(np.quantile(positive, 0.97)) if positive.size else 1.0,
-            colorscale=scale(palette.density),
-            showscale=False,
-            customdata=np.array([one.share for _, one in filled]).T.tolist(),
-            hovertemplate="%{x|%Y-%m-%d %H:%M} UTC<br>around %{y:.4g} "
-            + label(stream.unit)
-            + ": %{customdata:.1%} of rows<extra></extra>",
-        )
+    last = filled[-1][0]
+    trace: Part = {
+        "type": "heatmap",
+        "x": [*(when(point.start_ms) for point, _ in filled), when(last.start_ms + last.bucket_s * 1000)],
+        "y": edges.tolist(),
+        "z": table.tolist(),
+        "zmin": 0,
+        # One spike must not leave the rest white.
+        "zmax": float(np.quantile(positive, 0.97)) if positive.size else 1.0,
+        "colorscale": scale(palette.density),
+        "showscale": False,
+        "customdata": shares.tolist(),
+        "hovertemplate": "%{x|%Y-%m-%d %H:%M} UTC<br>around %{y:.4g} "
+        + label(unit(stream.unit))
+        + ": %{customdata:.1%} of rows<extra></extra>",
+    }
+    return figure(
+        theme,
+        [trace],
+        height=260,
+        xaxis={"type": "date", "showgrid": False},
+        yaxis={"showgrid": False, "title": title(theme, unit(stream.unit) or stream.name)},
     )
-    drawn.update_xaxes(type="date", showgrid=False)
-    drawn.update_yaxes(showgrid=False, title_text=label(unit_words(stream.unit) or stream.name))
-    return drawn
 
 
 def change_by_stream(schema: Schema, baseline: Window, points: Sequence[Point]) -> dict[int, Floats]:
@@ -231,46 +264,108 @@ def small_multiples(
     order = sorted(changes, key=lambda index: (-abs(latest(index)), index))[:MAX_PANELS]
     columns = min(_COLUMNS[look.width], len(order))
     rows = -(-len(order) // columns)
-    titles = []
-    for index in order:
-        stream, value = schema.streams[index], latest(index)
-        shown = shift(value) if stream.kind is StreamKind.NUMERIC else f"{value:.0%} moved"
-        titles.append(f"{label(stream.name, _TITLE_LENGTH[look.width])}  <b>{shown}</b>")
-    grid = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=titles,
-        horizontal_spacing=0.035 if columns > 2 else 0.06,
-        vertical_spacing=min(0.36 / rows, 0.2) if rows > 1 else 0,
-    )
-    drawn = figure(look.theme, height=_PANEL_HEIGHT * rows + 24)
-    grid.update_layout(drawn.layout)
+    data: list[Part] = []
+    notes: list[Part] = []
+    axes: Part = {}
     for position, index in enumerate(order):
-        size = abs(latest(index))
+        panel = _Panel(position, columns, rows)
+        stream, size = schema.streams[index], abs(latest(index))
+        numeric = stream.kind is StreamKind.NUMERIC
         colour = palette.bad if size >= _ALARMING else palette.warn if size >= _NOTABLE else palette.now
-        numeric = schema.streams[index].kind is StreamKind.NUMERIC
-        grid.add_trace(
-            go.Scatter(
-                x=times,
-                y=[None if math.isnan(value) else round(value, 4) for value in changes[index].tolist()],
-                mode="lines+markers" if len(points) < 8 else "lines",
-                line={"color": colour, "width": 1.6},
-                marker={"size": 4},
-                hovertemplate="%{x|%Y-%m-%d %H:%M} UTC<br>"
-                + ("%{y:+.2f} reference sd" if numeric else "%{y:.0%} of rows moved")
-                + "<extra></extra>",
-            ),
-            row=position // columns + 1,
-            col=position % columns + 1,
-        )
         finite = changes[index][np.isfinite(changes[index])]
         reach = max(1.0 if numeric else 0.25, float(np.abs(finite).max(initial=0.0)) * 1.1)
-        axis = {"row": position // columns + 1, "col": position % columns + 1}
-        grid.update_yaxes(range=[-reach if numeric else 0, reach], nticks=3, zeroline=True, **axis)
-        grid.update_yaxes(zerolinecolor=palette.baseline, zerolinewidth=1, tickfont_size=9, **axis)
-    grid.update_xaxes(type="date", showticklabels=False, showgrid=False)
-    grid.update_annotations(font={"size": 10 if look.width == "narrow" else 12, "color": palette.ink})
-    grid.update_layout(
-        margin={"l": 30, "r": 8, "t": 26, "b": 8}, meta={"links": [links[index] for index in order]}
+        data.append(
+            {
+                "type": "scatter",
+                "x": times,
+                "y": [None if math.isnan(value) else round(value, 4) for value in changes[index].tolist()],
+                "xaxis": f"x{panel.number}",
+                "yaxis": f"y{panel.number}",
+                "mode": "lines+markers" if len(points) < 8 else "lines",
+                "line": {"color": colour, "width": 1.6},
+                "marker": {"size": 4},
+                "hovertemplate": "%{x|%Y-%m-%d %H:%M} UTC<br>"
+                + ("%{y:+.2f} reference sd" if numeric else "%{y:.0%} of rows moved")
+                + "<extra></extra>",
+            }
+        )
+        across, down = panel.domains
+        axes[f"xaxis{panel.number}"] = axis(
+            palette,
+            {
+                "domain": across,
+                "anchor": f"y{panel.number}",
+                "type": "date",
+                "showticklabels": False,
+                "showgrid": False,
+                "automargin": False,
+            },
+        )
+        axes[f"yaxis{panel.number}"] = axis(
+            palette,
+            {
+                "domain": down,
+                "anchor": f"x{panel.number}",
+                "range": [-reach if numeric else 0, reach],
+                "nticks": 3,
+                "tickfont": {"color": palette.muted, "size": 9},
+                "zeroline": True,
+                "zerolinecolor": palette.baseline,
+                "zerolinewidth": 1,
+                "automargin": False,
+            },
+        )
+        shown = shift(latest(index)) if numeric else f"{size:.0%} moved"
+        notes.append(
+            {
+                "text": f"{label(stream.name, _TITLE_LENGTH[look.width])}  <b>{shown}</b>",
+                "x": sum(across) / 2,
+                "y": down[1],
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "center",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 10 if look.width == "narrow" else 12, "color": palette.ink},
+            }
+        )
+    drawn = figure(
+        look.theme,
+        data,
+        height=_PANEL_HEIGHT * rows + 24,
+        margin={"l": 30, "r": 8, "t": 26, "b": 8},
+        meta={"links": [links[index] for index in order]},
+        annotations=notes,
     )
-    return grid
+    # Each panel brings its own pair of axes.
+    drawn.layout = {
+        name: part for name, part in drawn.layout.items() if name not in ("xaxis", "yaxis")
+    } | axes
+    return drawn
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One of several plots in a grid, filled row by row from the top."""
+
+    position: int
+    columns: int
+    rows: int
+
+    @property
+    def number(self) -> str:
+        """Of its axes; plotly calls the first ones plainly x and y."""
+        return "" if self.position == 0 else str(self.position + 1)
+
+    @property
+    def domains(self) -> tuple[list[float], list[float]]:
+        """Where it lies, from left to right and from bottom to top, as shares of the whole."""
+        row, column = divmod(self.position, self.columns)
+        left_gap = 0.035 if self.columns > 2 else 0.06
+        # Room for the next row's titles.
+        top_gap = 0.36 / self.rows if self.rows > 1 else 0.0
+        width = (1 - left_gap * (self.columns - 1)) / self.columns
+        height = (1 - top_gap * (self.rows - 1)) / self.rows
+        left = column * (width + left_gap)
+        bottom = 1 - row * (height + top_gap) - height
+        return [left, min(1.0, left + width)], [max(0.0, bottom), min(1.0, bottom + height)]

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.graph_objects import Figure
 
-from driftpost_aggregator.web.charts.theme import PALETTES, figure, label, nothing
-from driftpost_aggregator.web.words import number, percent
-from driftpost_aggregator.web.words import unit as unit_words
+from driftpost_aggregator.web.charts.theme import PALETTES, Figure, Part, figure, label, nothing, title
+from driftpost_aggregator.web.words import number, percent, unit
 from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.window import StreamSummary, Window
 
@@ -89,23 +86,37 @@ def distribution(
         return nothing(theme, "no values yet: every row was missing", height=height)
     if stream.kind is StreamKind.NUMERIC and not stream.edges:
         return nothing(theme, "this stream has a single bin", height=height)
-    drawn = figure(theme, height=height, legend=legend)
-    if stream.kind is StreamKind.CATEGORICAL:
-        _categories(drawn, stream, sides)
-    elif stream.kind is StreamKind.CODES:
-        _codes(drawn, stream, sides)
-    else:
-        _numbers(drawn, stream, sides)
-    return drawn
+    drawing = {StreamKind.CATEGORICAL: _categories, StreamKind.CODES: _codes, StreamKind.NUMERIC: _numbers}
+    data, xaxis, yaxis, layout = drawing[stream.kind](stream, sides)
+    named = stream.name
+    if stream.kind is StreamKind.CODES:
+        named += ", code"
+    elif stream.unit:
+        named += f", {unit(stream.unit)}"
+    value = "density" if stream.kind is StreamKind.NUMERIC else "share of rows"
+    return figure(
+        theme,
+        data,
+        height=height,
+        legend=legend,
+        xaxis={"title": title(theme, named), **xaxis},
+        yaxis={"title": title(theme, value), "rangemode": "tozero", **yaxis},
+        **layout,
+    )
 
 
-def _cut_off(drawn: Figure, densities: Sequence[Floats]) -> None:
+# Traces, what differs on the axes, and in the layout.
+_Drawn = tuple[list[Part], Part, Part, Part]
+
+
+def _below_spikes(densities: Sequence[Floats]) -> Part:
     """End the axis below a spike that would flatten everything else."""
     ordered = np.sort(np.concatenate(densities))[::-1]
     ordered = ordered[ordered > 0]
     # Both curves may share the spike, so the third largest is the first ordinary one.
     if ordered.size > 3 and ordered[0] > _SPIKE * ordered[2]:
-        drawn.update_yaxes(range=[0, float(ordered[2] * 1.5)])
+        return {"range": [0, float(ordered[2] * 1.5)]}
+    return {}
 
 
 def _outline(edges: Floats, density: Floats) -> tuple[list[float], list[float]]:
@@ -118,47 +129,43 @@ def _outline(edges: Floats, density: Floats) -> tuple[list[float], list[float]]:
     return [*x, float(edges[-1])], [*y, 0.0]
 
 
-def _numbers(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
+def _area(side: _Side, edges: Floats, density: Floats) -> Part:
+    x, y = _outline(edges, density)
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "mode": "lines",
+        "fill": "tozeroy",
+        "name": side.legend,
+        "line": {"color": side.colour, "width": 1.8},
+        "fillcolor": side.fill,
+        "hoverinfo": "skip",
+    }
+
+
+def _numbers(stream: Stream, sides: Sequence[_Side]) -> _Drawn:
     edges = drawn_edges(stream, [side.summary for side in sides])
     widths = np.diff(edges)
-    unit = f" {label(unit_words(stream.unit))}" if stream.unit else ""
+    name = f" {label(unit(stream.unit))}" if stream.unit else ""
     shares = [[f"{side.name} {percent(float(share))}" for share in side.summary.share] for side in sides]
-    drawn.add_trace(
-        go.Bar(
-            x=(edges[:-1] + widths / 2).tolist(),
-            y=(sides[0].summary.share / widths).tolist(),
-            width=widths.tolist(),
-            name=sides[0].legend,
-            marker={"color": sides[0].fill, "line": {"width": 0}},
-            customdata=[
-                [bin_name(stream, position) + unit, ", ".join(texts)]
-                for position, texts in enumerate(zip(*shares, strict=True))
-            ],
-            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
-        )
-    )
-    for side in sides[1:]:
-        _area(drawn, side, edges, side.summary.share / widths)
-    drawn.update_layout(bargap=0, barmode="overlay")
-    drawn.update_xaxes(title_text=label(f"{stream.name}, {unit.strip()}" if unit else stream.name, 60))
-    drawn.update_yaxes(title_text="density", rangemode="tozero", showticklabels=False, showgrid=False)
-    _cut_off(drawn, [side.summary.share / widths for side in sides])
-
-
-def _area(drawn: Figure, side: _Side, edges: Floats, density: Floats) -> None:
-    x, y = _outline(edges, density)
-    drawn.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            fill="tozeroy",
-            name=side.legend,
-            line={"color": side.colour, "width": 1.8},
-            fillcolor=side.fill,
-            hoverinfo="skip",
-        )
-    )
+    bars: Part = {
+        "type": "bar",
+        "x": (edges[:-1] + widths / 2).tolist(),
+        "y": (sides[0].summary.share / widths).tolist(),
+        "width": widths.tolist(),
+        "name": sides[0].legend,
+        "marker": {"color": sides[0].fill, "line": {"width": 0}},
+        "customdata": [
+            [bin_name(stream, position) + name, ", ".join(texts)]
+            for position, texts in enumerate(zip(*shares, strict=True))
+        ],
+        "hovertemplate": "%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+    }
+    densities = [side.summary.share / widths for side in sides]
+    areas = [_area(side, edges, density) for side, density in list(zip(sides, densities, strict=True))[1:]]
+    bare: Part = {"showticklabels": False, "showgrid": False, **_below_spikes(densities)}
+    return [bars, *areas], {}, bare, {"bargap": 0, "barmode": "overlay"}
 
 
 def bin_name(stream: Stream, position: int) -> str:
@@ -182,7 +189,7 @@ def category_order(stream: Stream) -> list[int]:
     return [*by_value, len(stream.categories)]
 
 
-def _categories(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
+def _categories(stream: Stream, sides: Sequence[_Side]) -> _Drawn:
     names = category_names(stream)
     largest = np.max([side.summary.share for side in sides], axis=0)
     kept = category_order(stream)
@@ -191,37 +198,32 @@ def _categories(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
         kept.pop()
     rest: list[int] = []
     if len(kept) > MAX_CATEGORIES:
-        order = sorted(kept, key=lambda position: -largest[position])
-        rest = order[MAX_CATEGORIES:]
+        rest = sorted(kept, key=lambda position: -largest[position])[MAX_CATEGORIES:]
         kept = [position for position in kept if position not in rest]
     shown = [label(names[position], 24) for position in kept] + ([f"{len(rest)} others"] if rest else [])
+    data: list[Part] = []
     for side in sides:
         values = [float(side.summary.share[position]) for position in kept]
         if rest:
             values.append(float(side.summary.share[rest].sum()))
-        drawn.add_trace(
-            go.Bar(
-                x=list(range(len(shown))),
-                y=values,
-                name=side.legend,
-                marker={"color": side.colour, "line": {"width": 0}},
-                customdata=[
+        data.append(
+            {
+                "type": "bar",
+                "x": list(range(len(shown))),
+                "y": values,
+                "name": side.legend,
+                "marker": {"color": side.colour, "line": {"width": 0}},
+                "customdata": [
                     [text, f"{side.name} {percent(value)}"] for text, value in zip(shown, values, strict=True)
                 ],
-                hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
-            )
+                "hovertemplate": "%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+            }
         )
-    drawn.update_layout(barmode="group", bargap=0.25, bargroupgap=0.06)
-    drawn.update_xaxes(
-        tickmode="array", tickvals=list(range(len(shown))), ticktext=shown, title_text=label(stream.name, 60)
-    )
-    drawn.update_yaxes(title_text="share of rows", tickformat=".0%", rangemode="tozero")
+    ticks: Part = {"tickmode": "array", "tickvals": list(range(len(shown))), "ticktext": shown}
+    return data, ticks, {"tickformat": ".0%"}, {"barmode": "group", "bargap": 0.25, "bargroupgap": 0.06}
 
 
-def _codes(drawn: Figure, stream: Stream, sides: Sequence[_Side]) -> None:
+def _codes(stream: Stream, sides: Sequence[_Side]) -> _Drawn:
     edges = stream.lowest_code - 0.5 + np.arange(stream.n_bins + 1, dtype=np.float64)
-    for side in sides:
-        _area(drawn, side, edges, side.summary.share)
-    drawn.update_xaxes(title_text=label(f"{stream.name}, code", 60))
-    drawn.update_yaxes(title_text="share of values", tickformat=".1%", rangemode="tozero")
-    _cut_off(drawn, [side.summary.share for side in sides])
+    data = [_area(side, edges, side.summary.share) for side in sides]
+    return data, {}, {"tickformat": ".1%", **_below_spikes([side.summary.share for side in sides])}, {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.graph_objects import Figure
 
-from driftpost_aggregator.web.charts.theme import Look, figure, label, nothing, scale, when
+from driftpost_aggregator.web.charts.theme import Figure, Look, Part, figure, label, nothing, scale, when
 
 # Cell columns: about one for every ten pixels.
 COLUMNS = {"narrow": 32, "medium": 64, "wide": 96}
@@ -71,33 +70,49 @@ class Axis:
         return [when(self.from_ms + position * self.cell_ms) for position in range(self.cells + 1)]
 
 
-def _drawn(look: Look, rows: Sequence[Row], axis: Axis, trace: go.Heatmap) -> Figure:
-    drawn = figure(look.theme, [trace], height=_FRAME_HEIGHT + _ROW_HEIGHT * len(rows))
-    drawn.update_layout(
+def _drawn(look: Look, rows: Sequence[Row], axis: Axis, trace: Part) -> Figure:
+    starts = axis.starts()
+    return figure(
+        look.theme,
+        [
+            {
+                "type": "heatmap",
+                "x": starts,
+                "y": list(range(len(rows))),
+                "xgap": 1,
+                "ygap": 1,
+                "zmin": 0,
+                "showscale": False,
+                "hoverongaps": False,
+                # One name a row would do, but plotly looks for one in every cell.
+                "customdata": [[label(row.name, 60)] * axis.cells for row in rows],
+                **trace,
+            }
+        ],
+        height=_FRAME_HEIGHT + _ROW_HEIGHT * len(rows),
+        xaxis={
+            "type": "date",
+            "showgrid": False,
+            "tickangle": 0,
+            "nticks": 4 if look.width == "narrow" else 10,
+            "range": [starts[0], starts[-1]],
+        },
+        yaxis={
+            "tickmode": "array",
+            "tickvals": list(range(len(rows))),
+            "ticktext": [label(row.name, _NAME_LENGTH[look.width]) for row in rows],
+            "autorange": "reversed",
+            "showgrid": False,
+            "zeroline": False,
+        },
         margin={"l": 8, "r": 8, "t": 4, "b": 30},
-        meta={"links": [row.link for row in rows]},
         hovermode="closest",
+        meta={"links": [row.link for row in rows]},
     )
-    drawn.update_xaxes(
-        type="date",
-        showgrid=False,
-        tickangle=0,
-        nticks=4 if look.width == "narrow" else 10,
-        range=[axis.starts()[0], axis.starts()[-1]],
-    )
-    drawn.update_yaxes(
-        tickmode="array",
-        tickvals=list(range(len(rows))),
-        ticktext=[label(row.name, _NAME_LENGTH[look.width]) for row in rows],
-        autorange="reversed",
-        showgrid=False,
-        zeroline=False,
-    )
-    return drawn
 
 
 def _cells(values: Grid) -> list[list[float | None]]:
-    return [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in values]
+    return [[None if math.isnan(value) else round(value, 3) for value in row] for row in values.tolist()]
 
 
 def evidence_map(look: Look, rows: Sequence[Row], axis: Axis, values: Grid) -> Figure:
@@ -113,32 +128,29 @@ def evidence_map(look: Look, rows: Sequence[Row], axis: Axis, values: Grid) -> F
         return nothing(look.theme, "no devices yet")
     if np.isnan(values).all():
         return nothing(look.theme, "nothing was received in this span")
-    palette = look.palette
-    stops = scale(palette.heat[:-1])
-    colours = [[float(stop) * 100 / ALARM, colour] for stop, colour in stops]
-    colours += [[101 / ALARM, palette.heat[-1]], [1.0, palette.heat[-1]]]
+    heat = look.palette.heat
+    colours: list[list[float | str]] = [
+        [100 * position / (len(heat) - 2) / ALARM, colour] for position, colour in enumerate(heat[:-1])
+    ]
+    colours += [[101 / ALARM, heat[-1]], [1.0, heat[-1]]]
     texts = [
         [
-            "" if np.isnan(value) else "in alarm" if value > 100 else f"{value:.0f} % of the alarm threshold"
+            ""
+            if math.isnan(value)
+            else "in alarm"
+            if value > 100
+            else f"{value:.0f} % of the alarm threshold"
             for value in row
         ]
-        for row in values
+        for row in values.tolist()
     ]
-    trace = go.Heatmap(
-        z=_cells(values),
-        x=axis.starts(),
-        y=list(range(len(rows))),
-        zmin=0,
-        zmax=ALARM,
-        colorscale=colours,
-        xgap=1,
-        ygap=1,
-        showscale=False,
-        hoverongaps=False,
-        text=texts,
-        customdata=[[label(row.name, 60)] * axis.cells for row in rows],
-        hovertemplate="%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}<extra></extra>",
-    )
+    trace: Part = {
+        "z": _cells(values),
+        "zmax": ALARM,
+        "colorscale": colours,
+        "text": texts,
+        "hovertemplate": "%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}<extra></extra>",
+    }
     return _drawn(look, rows, axis, trace)
 
 
@@ -160,22 +172,12 @@ def effect_map(
     """
     if not rows or np.isnan(values).all():
         return nothing(look.theme, "nothing was received in this span")
-    palette = look.palette
-    trace = go.Heatmap(
-        z=_cells(values),
-        x=axis.starts(),
-        y=list(range(len(rows))),
-        zmin=0,
-        zmax=_STRONG_EFFECT,
-        colorscale=scale(palette.heat),
-        xgap=1,
-        ygap=1,
-        showscale=False,
-        hoverongaps=False,
-        text=[[label(name, 60) for name in row] for row in streams],
-        customdata=[[label(row.name, 60)] * axis.cells for row in rows],
-        hovertemplate=(
-            "%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>%{text}: %{z:.2f} reference sd<extra></extra>"
-        ),
-    )
+    trace: Part = {
+        "z": _cells(values),
+        "zmax": _STRONG_EFFECT,
+        "colorscale": scale(look.palette.heat),
+        "text": [[label(name, 60) if name else "nothing beyond chance" for name in row] for row in streams],
+        "hovertemplate": "%{customdata}<br>%{x|%Y-%m-%d %H:%M} UTC<br>"
+        "%{text}: %{z:.2f} reference sd<extra></extra>",
+    }
     return _drawn(look, rows, axis, trace)

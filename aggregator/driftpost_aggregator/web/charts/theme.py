@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-
-import plotly.graph_objects as go
-from plotly.graph_objects import Figure
+from typing import TypeAlias
 
 from driftpost_aggregator.web.words import moment
+
+# A part of a figure: names as in plotly.js's reference.
+Part: TypeAlias = dict[str, object]
 
 THEMES = ("light", "dark")
 # How much room a chart has; decides how many small ones stand side by side.
@@ -110,73 +112,115 @@ def scale(colours: Sequence[str]) -> list[list[float | str]]:
     return [[position / last, colour] for position, colour in enumerate(colours)]
 
 
-def figure(theme: str, traces: Sequence[object] = (), *, height: int, legend: bool = False) -> Figure:
-    """An empty chart in our looks.
+@dataclass
+class Figure:
+    """A plotly figure.
+
+    Attributes:
+        data: Traces, as plotly.js takes them.
+        layout: Layout, likewise.
+    """
+
+    data: list[Part]
+    layout: Part
+
+    def to_json(self) -> str:
+        """What the page's script fetches.
+
+        Raises:
+            ValueError: a number that JSON does not have.
+        """
+        return json.dumps({"data": self.data, "layout": self.layout}, allow_nan=False, separators=(",", ":"))
+
+
+def figure(
+    theme: str,
+    data: list[Part],
+    *,
+    height: int,
+    legend: bool = False,
+    xaxis: Part | None = None,
+    yaxis: Part | None = None,
+    **layout: object,
+) -> Figure:
+    """A chart in our looks.
 
     Args:
         theme: One of THEMES.
-        traces: What to draw.
+        data: What to draw.
         height: Pixels.
         legend: Whether to name the traces above the plot.
+        xaxis: What differs from our usual axis.
+        yaxis: Likewise.
+        layout: What differs from our usual layout.
     """
     palette = PALETTES[theme]
-    axis = {
+    return Figure(
+        data,
+        {
+            "height": height,
+            "autosize": True,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": _FONT, "size": 12, "color": palette.ink},
+            "margin": {"l": 48, "r": 12, "t": 28 if legend else 10, "b": 34},
+            "showlegend": legend,
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "y": 1.02,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "font": {"color": palette.muted, "size": 12},
+                "itemclick": False,
+                "itemdoubleclick": False,
+            },
+            "hoverlabel": {
+                "bgcolor": palette.surface,
+                "bordercolor": palette.line,
+                "font": {"color": palette.ink, "family": _FONT, "size": 12},
+                "align": "left",
+            },
+            "dragmode": False,
+            "xaxis": axis(palette, xaxis),
+            "yaxis": axis(palette, yaxis),
+            **layout,
+        },
+    )
+
+
+def axis(palette: Palette, differing: Part | None = None) -> Part:
+    """An axis in our looks, with what differs."""
+    return {
         "gridcolor": palette.line,
         "linecolor": palette.line,
         "zerolinecolor": palette.line,
         "tickfont": {"color": palette.muted, "size": 11},
-        "title": {"font": {"color": palette.muted, "size": 12}, "standoff": 6},
         "automargin": True,
         "fixedrange": True,
         "ticks": "",
+        **(differing or {}),
     }
-    drawn = go.Figure(list(traces))
-    drawn.update_layout(
-        # plotly's own template carries kilobytes of defaults for chart types that we do not draw.
-        template={"layout": {"xaxis": axis, "yaxis": axis}},
-        height=height,
-        autosize=True,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": _FONT, "size": 12, "color": palette.ink},
-        margin={"l": 48, "r": 12, "t": 28 if legend else 10, "b": 34},
-        showlegend=legend,
-        legend={
-            "orientation": "h",
-            "x": 0,
-            "y": 1.02,
-            "xanchor": "left",
-            "yanchor": "bottom",
-            "font": {"color": palette.muted, "size": 12},
-            "itemclick": False,
-            "itemdoubleclick": False,
-        },
-        hoverlabel={
-            "bgcolor": palette.surface,
-            "bordercolor": palette.line,
-            "font": {"color": palette.ink, "family": _FONT, "size": 12},
-            "align": "left",
-        },
-        dragmode=False,
-    )
-    return drawn
+
+
+def title(theme: str, text: str) -> Part:
+    """An axis title."""
+    return {"text": label(text, 60), "font": {"color": PALETTES[theme].muted, "size": 12}, "standoff": 6}
 
 
 def nothing(theme: str, sentence: str, *, height: int = 160) -> Figure:
     """A chart that says why it is empty."""
-    drawn = figure(theme, height=height)
-    drawn.update_xaxes(visible=False)
-    drawn.update_yaxes(visible=False)
-    drawn.add_annotation(
-        text=label(sentence),
-        x=0.5,
-        y=0.5,
-        xref="paper",
-        yref="paper",
-        showarrow=False,
-        font={"color": PALETTES[theme].muted, "size": 13},
-    )
-    return drawn
+    note = {
+        "text": label(sentence, 80),
+        "x": 0.5,
+        "y": 0.5,
+        "xref": "paper",
+        "yref": "paper",
+        "showarrow": False,
+        "font": {"color": PALETTES[theme].muted, "size": 13},
+    }
+    hidden: Part = {"visible": False}
+    return figure(theme, [], height=height, xaxis=hidden, yaxis=hidden, annotations=[note])
 
 
 def label(text: str, longest: int = 40) -> str:

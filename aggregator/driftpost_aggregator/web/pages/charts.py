@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from plotly.graph_objects import Figure
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +13,7 @@ from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import maps, parameters
 from driftpost_aggregator.web.charts.course import density_over_time, over_time, small_multiples
 from driftpost_aggregator.web.charts.distribution import distribution
-from driftpost_aggregator.web.charts.theme import THEMES, WIDTHS, Look, nothing
+from driftpost_aggregator.web.charts.theme import THEMES, WIDTHS, Figure, Look, nothing
 from driftpost_aggregator.web.errors import NotKnown
 from driftpost_aggregator.web.incident_data import incident_window
 from driftpost_aggregator.web.links import stream_address
@@ -40,9 +39,7 @@ def _answer(request: Request, draw: Callable[[Connection], Figure]) -> Response:
 
     def drawn() -> str:
         with reading(site.engine) as connection:
-            text = draw(connection).to_json()
-        assert isinstance(text, str)
-        return text
+            return draw(connection).to_json()
 
     key = (request.url.path, tuple(sorted(request.query_params.multi_items())))
     body = site.drawings.get(key, drawn).encode()

@@ -15,19 +15,26 @@ from driftpost_aggregator.web.site import site_of
 _INCIDENTS = 8
 _REQUESTS = 5
 _REFUSALS = 5
+# What the rows of the heat map are.
+ROWS = ("devices", "cohorts")
+# Up to so many devices fit into one map; of a larger fleet its cohorts say more.
+FEW_DEVICES = 60
 
 
 def overview(request: Request) -> Response:
     """`/`"""
     site = site_of(request)
-    rows = parameters.choice(request, "rows", ("devices", "cohorts"), "devices")
-    span = parameters.choice(request, "span", tuple(parameters.SPANS), "6h" if rows == "devices" else "24h")
     with reading(site.engine) as connection:
+        totals = site.totals.get("fleet", lambda: fleet.totals(connection, site.now_ms()))
+        rows = parameters.choice(
+            request, "rows", ROWS, "devices" if totals.devices <= FEW_DEVICES else "cohorts"
+        )
+        span = parameters.choice(request, "span", tuple(parameters.SPANS), "6h")
         standing = incidents.list_incidents(connection, limit=_INCIDENTS)
         asked = requests.list_requests(connection, limit=_REQUESTS)
         refused = quarantine.list_quarantine(connection, limit=_REFUSALS)
         values = {
-            "totals": site.totals.get("fleet", lambda: fleet.totals(connection, site.now_ms())),
+            "totals": totals,
             "incidents": standing,
             "requests": asked.items,
             "refusals": refused.items,

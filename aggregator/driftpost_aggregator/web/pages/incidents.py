@@ -21,7 +21,7 @@ from driftpost_aggregator.web.site import site_of
 from driftpost_aggregator.web.stream_table import contribution_words
 
 _PER_PAGE = 30
-_MEMBERS = 50
+_MEMBERS = 20
 # Distributions drawn on the page; the remaining streams have links.
 DRAWN_STREAMS = 6
 _REQUESTS = 10
@@ -76,7 +76,7 @@ def one(request: Request) -> Response:
             "contributions": [
                 (
                     part,
-                    contribution_words(model, part),
+                    contribution_words(model, incident, part),
                     stream_address(incident.bundle, part.stream, scope, key) if part.stream in known else "",
                 )
                 for part in incident.streams

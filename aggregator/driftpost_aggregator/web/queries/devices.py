@@ -17,6 +17,8 @@ STATES = ("any", "online", "offline", "drifting")
 _MAX_KEYS = 32
 # Values offered for each; further ones can still be typed into the address.
 _MAX_VALUES = 50
+# Devices of one incident among those to look at first; a few show what the others do.
+_PER_INCIDENT = 8
 # Incarnations shown on a device's page; each start of the agent is one.
 _MAX_INCARNATIONS = 20
 
@@ -164,24 +166,34 @@ def device_named(connection: Connection, name: str) -> Device | None:
 
 
 def most_suspicious(connection: Connection, limit: int) -> list[str]:
-    """Devices to look at first: those with standing findings, then by evidence. Scans the table."""
+    """Devices to look at first: some of every incident, then by evidence. Scans the table."""
     finding = tables.findings.c
-    drifting = list(
-        connection.scalars(
-            select(finding.device)
-            .where(STANDING)
-            .group_by(finding.device)
-            .order_by(func.max(finding.log_e).desc(), finding.device)
-            .limit(limit)
-        )
+    place = func.row_number().over(
+        partition_by=finding.incident, order_by=(func.max(finding.log_e).desc(), finding.device)
     )
-    rest = connection.scalars(
+    standing = (
+        select(finding.device, finding.incident, place.label("place"))
+        .where(STANDING)
+        .group_by(finding.incident, finding.device)
+        .subquery()
+        .c
+    )
+    rows = connection.execute(
+        select(standing.device)
+        .where(standing.place <= _PER_INCIDENT)
+        .order_by(standing.incident, standing.place)
+        .limit(limit)
+    )
+    drifting = list(dict.fromkeys(str(row[0]) for row in rows))
+    if len(drifting) >= limit:
+        return drifting
+    rest = connection.execute(
         select(_device.device)
         .where(_device.device.not_in(drifting))
         .order_by(func.coalesce(_device.evidence, -1.0).desc(), _device.device)
         .limit(limit - len(drifting))
     )
-    return [*drifting, *rest] if len(drifting) < limit else drifting
+    return [*drifting, *(str(row[0]) for row in rest)]
 
 
 def attribute_choices(connection: Connection) -> dict[str, list[tuple[str, int]]]:

@@ -29,6 +29,7 @@ class Contribution:
         effect: Reference standard deviations, or difference of shares.
         effect_natural: In `unit`.
         unit: The stream's unit.
+        spread: Standard deviation now over then.
         direction: up, down or none.
     """
 
@@ -37,6 +38,7 @@ class Contribution:
     effect: float
     effect_natural: float
     unit: str
+    spread: float
     direction: str
 
 
@@ -45,7 +47,9 @@ class Incident:
     """One incident; times in Unix milliseconds. See `store.tables.incidents` for the columns."""
 
     incident: str
+    model: str
     bundle: str
+    bundles: list[str]
     scope: str
     scope_key: str
     attributes: list[list[str]]
@@ -91,6 +95,7 @@ def _incident_of(row: tuple[object, ...]) -> Incident:
             effect=float(part.get("effect") or 0.0),
             effect_natural=float(part.get("effect_natural") or 0.0),
             unit=str(part.get("unit") or ""),
+            spread=float(part.get("spread", 1.0)),
             direction=str(part.get("direction") or "none"),
         )
         for part in streams
