@@ -34,15 +34,6 @@ _QUIET = 3  # ONNX Runtime's severity "error": its warnings about graph optimisa
 _CPU_ONLY: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
 
 
-def _keep_quiet() -> None:
-    """Turn ONNX Runtime's telemetry off before it is imported.
-
-    Its Linux wheels from 1.29 on send events with facts about the model to their maker, unless this is set
-    before the first import; `disable_telemetry_events` comes too late. Who sets it to 0 decides otherwise.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-
 def _refusal(message: str) -> ModelRefused:
     """What ONNX Runtime's refusal means for a person."""
     text = " ".join(message.split())
@@ -84,7 +75,6 @@ class OnnxRuntime:
         # Only sketches leave the device: since 1.29 ONNX Runtime reports models and machine to its maker.
         # It reads this once, when it is imported; turning it off by its API comes after the first report.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        _keep_quiet()
         try:
             import onnxruntime  # noqa: PLC0415 - only devices with ONNX models have it
             from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415

@@ -8,8 +8,10 @@ from models import onnx_files
 LOAD = """
 import sys
 from pathlib import Path
+from driftpost_models.isolated import IsolatedRuntime
 from driftpost_models.runtime import load_model
-load_model(Path(sys.argv[1])).close()
+for load in (load_model, IsolatedRuntime):
+    load(Path(sys.argv[1])).close()
 """
 
 
