@@ -262,8 +262,7 @@ def _exactness(facts: Facts) -> list[Check]:
 def _told(incidents: Sequence[Incident]) -> str:
     return (
         "; ".join(
-            f"{one.scope} {one.scope_key} ({one.kind}, {one.detail}; {', '.join(sorted(one.devices))}): "
-            f"{one.cause}"
+            f"{one.scope} {one.scope_key} ({one.kind}, {one.detail}) on {', '.join(sorted(one.devices))}"
             for one in incidents
         )
         or "none"

@@ -59,6 +59,7 @@ def rollup(scope, key, rows):
 def incident(name, **changes):
     return {
         "incident": name,
+        "model": "digits",
         "bundle": "b",
         "scope": "cohort",
         "scope_key": "camera=B",
