@@ -43,7 +43,7 @@ def catch_up(connection: Connection, registry: Registry, bundle: str, *, bucket_
     while True:
         query = (
             select(windows)
-            .where(windows.c.bundle == bundle, windows.c.merged.is_(False), key > after)
+            .where(windows.c.bundle == bundle, ~windows.c.merged, key > after)
             .order_by(windows.c.device, windows.c.incarnation, windows.c.seq)
             .limit(CATCH_UP)
         )

@@ -147,7 +147,7 @@ def since_onset(connection: Connection, device: str, known: KnownBundle, onset_m
     """A device's newest windows since its onset, merged; the one that holds it if none began after it."""
     query = (
         select(windows.c.window, windows.c.start_ms)
-        .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged.is_(True))
+        .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged)
         .where(windows.c.start_ms > onset_ms - int(known.window_s * 1000))
         .order_by(desc(windows.c.start_ms))
         .limit(MEASURED_WINDOWS)

@@ -535,7 +535,7 @@ HOT = {
     "AND cleared_ms IS NULL",
     "ix_windows_device_start_ms": "SELECT * FROM windows WHERE device = 'd' AND start_ms > 5 "
     "ORDER BY start_ms DESC LIMIT 9",
-    "ix_windows_waiting": "SELECT 1 FROM windows WHERE bundle = 'b' AND merged IS 0",
+    "ix_windows_waiting": "SELECT 1 FROM windows WHERE bundle = 'b' AND merged = 0",
     "sqlite_autoindex_rollups_1": "SELECT * FROM rollups WHERE "
     "(scope, scope_key, bundle, bucket_s, bucket_start_ms) IN (VALUES ('device', 'd', 'b', 60, 0))",
     "sqlite_autoindex_seen_1": "SELECT * FROM seen WHERE (device, incarnation) IN (VALUES ('d', 1))",

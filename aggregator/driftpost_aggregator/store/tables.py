@@ -136,7 +136,7 @@ windows = Table(
 Index("ix_windows_device_start_ms", windows.c.device, windows.c.start_ms)
 Index("ix_windows_received_ms", windows.c.received_ms)
 # Windows that wait for their bundle's description: almost always none.
-_WAITING = windows.c.merged.is_(False)
+_WAITING = ~windows.c.merged
 Index("ix_windows_waiting", windows.c.bundle, sqlite_where=_WAITING, postgresql_where=_WAITING)
 
 # Merged windows. scope_key: the device's name; "key=value" of a cohort; "" of the fleet.

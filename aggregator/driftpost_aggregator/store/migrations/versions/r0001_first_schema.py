@@ -253,8 +253,8 @@ def upgrade() -> None:
         "windows",
         ["bundle"],
         unique=False,
-        sqlite_where=sa.text("merged IS 0"),
-        postgresql_where=sa.text("merged IS 0"),
+        sqlite_where=sa.text("merged = 0"),
+        postgresql_where=sa.text("NOT merged"),
     )
     op.create_table(
         "incident_devices",
