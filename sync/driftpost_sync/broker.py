@@ -33,7 +33,8 @@ _INSTALL = "the embedded broker needs the package amqtt: pip install 'driftpost[
 # Binding takes milliseconds; a name that does not resolve may take a resolver's timeout.
 _START_S = 15.0
 _STOP_S = 5.0
-_SETTLE_S = 0.02
+# Turns of the event loop in which an accepted socket has become a client; asyncio needs three.
+_SETTLE_TURNS = 10
 _LISTENER = "default"
 # A client that connects has this long to say so, s.
 _CONNECT_S = 10.0
@@ -145,7 +146,8 @@ class EmbeddedBroker:
             server.close()
             await broker.shutdown()
             # What the kernel accepted in this very moment still has to become a client to be closed.
-            await asyncio.sleep(_SETTLE_S)
+            for _ in range(_SETTLE_TURNS):
+                await asyncio.sleep(0)
             for writer in list(clients.values()):
                 writer.close()
             if clients:

@@ -28,7 +28,8 @@ HOLD_CAP_MS = 300_000
 HOST_GATE_MS = 300_000
 # A connection cut this often in a row, each time with a message unconfirmed: that message is the suspect.
 CUTS_ALLOWED = 3
-# A single body that is suspected to cut the connection waits this long while others are tried, ms.
+# After this long a suspicion is put to the test again, ms: a single body that was suspected of cutting the
+# connection is sent once more, and messages that were made smaller may grow.
 DEFER_MS = 3_600_000
 # Header, message number and properties of a publish, beside topic and payload, bytes.
 PACKET_OVERHEAD = 16
@@ -129,7 +130,9 @@ class Drain:
         self._timeout_ms = self.ack_timeout_ms
         self._window = 1
         self._limit = MAX_FLIGHTS
+        self._believed_bytes = self.message_bytes  # what brokers have shown to take, over all connections
         self._message_bytes = self.message_bytes
+        self._shrunk_ms = 0
         self._hold_until: int | None = None
         self._hold = Backoff(HOLD_BASE_MS, HOLD_CAP_MS, self.random)
         self._gate_since: int | None = None
@@ -138,9 +141,15 @@ class Drain:
         self._cuts = 0
         self._deferred: dict[int, int] = {}  # outbox id -> until
         self._progress_ms = 0
-        self.trouble = ""
+        self._refusal = ""
+        self._silent = False
 
     # Questions
+
+    @property
+    def trouble(self) -> str:
+        """What keeps messages from being settled now, "" if nothing does."""
+        return self._refusal or ("the aggregator does not answer" if self._silent else "")
 
     @property
     def in_flight(self) -> frozenset[int]:
@@ -200,7 +209,7 @@ class Drain:
         """A broker accepted the connection and named its limits."""
         self._limit = max(1, min(MAX_FLIGHTS, receive_maximum))
         self._window = 1
-        self._message_bytes = self.message_bytes
+        self._message_bytes = self._believed_bytes
         if maximum_packet is not None:
             room = maximum_packet - _TOPIC_BYTES - PACKET_OVERHEAD
             self._message_bytes = max(1, min(self._message_bytes, room))
@@ -240,19 +249,19 @@ class Drain:
             flight.at_broker = True
             self._cuts = 0
             if self._hold_until is None or now >= self._hold_until:
-                self.trouble = ""
+                self._refusal = ""
             return Verdict.FINE, ()
         del self._flights[mid]
         self._expired.update(flight.ids.values())
-        self.trouble = reason_text(code)
+        self._refusal = reason_text(code)
         if code == PACKET_TOO_LARGE:
-            return self._too_large(flight)
+            return self._too_large(flight, now)
         self._window = 1
         wait = self._hold.next_ms(at_least_ms=HOLD_CAP_MS / 5 if code in _CONFIGURATION else 0)
         self._hold_until = now + wait
         return Verdict.KEEP, ()
 
-    def dropped_as_too_large(self) -> tuple[Verdict, tuple[int, int] | None]:
+    def dropped_as_too_large(self, now: int) -> tuple[Verdict, tuple[int, int] | None]:
         """The broker cut the connection because of a message's size; call before `disconnected`.
 
         Returns:
@@ -262,8 +271,8 @@ class Drain:
         if not unconfirmed:
             return Verdict.FINE, None
         largest = max(unconfirmed, key=lambda flight: flight.wire_bytes)
-        self.trouble = reason_text(PACKET_TOO_LARGE)
-        verdict, seqs = self._too_large(largest)
+        self._refusal = reason_text(PACKET_TOO_LARGE)
+        verdict, seqs = self._too_large(largest, now)
         return verdict, (largest.incarnation, seqs[0]) if seqs else None
 
     def cut(self, now: int, *, certain: bool) -> None:
@@ -282,17 +291,18 @@ class Drain:
             return
         self._cuts = 0
         largest = max(unconfirmed, key=lambda flight: flight.wire_bytes)
-        verdict, _ = self._too_large(largest)
-        self.trouble = "the broker cuts the connection when it is sent a message"
+        verdict, _ = self._too_large(largest, now)
+        self._refusal = "the broker cuts the connection when it is sent a message"
         if verdict is Verdict.TOO_LARGE:
             self._deferred.update(dict.fromkeys(largest.ids.values(), now + DEFER_MS))
 
-    def _too_large(self, flight: _Flight) -> tuple[Verdict, tuple[int, ...]]:
+    def _too_large(self, flight: _Flight, now: int) -> tuple[Verdict, tuple[int, ...]]:
         if flight.single:
             return Verdict.TOO_LARGE, tuple(flight.ids)
-        # Kept for later connections too: the broker will not have grown.
-        self.message_bytes = max(1, flight.wire_bytes // 2)
-        self._message_bytes = min(self._message_bytes, self.message_bytes)
+        # Kept for later connections too: the broker will hardly have grown.
+        self._believed_bytes = max(1, flight.wire_bytes // 2)
+        self._shrunk_ms = now
+        self._message_bytes = min(self._message_bytes, self._believed_bytes)
         return Verdict.KEEP, ()
 
     def acknowledged(self, incarnation: int, ranges: Iterable[Range], now: int) -> int:
@@ -314,13 +324,18 @@ class Drain:
                 del self._flights[mid]
         if done:
             self._progress_ms = now
+            if self._believed_bytes < self.message_bytes and now - self._shrunk_ms >= DEFER_MS:
+                # A broker that merely died often, or was replaced, must not keep messages small for ever.
+                self._believed_bytes = min(self.message_bytes, self._believed_bytes * 2)
+                self._shrunk_ms = now
             self.counters.acknowledged += done
             self._timeout_ms = self.ack_timeout_ms
             self._window = min(self._limit, self._window * 2)
             self._hold.reset()
             self._hold_until = None
             self._gate_since = None
-            self.trouble = ""
+            self._refusal = ""
+            self._silent = False
         return done
 
     def expire(self, now: int) -> int:
@@ -340,7 +355,7 @@ class Drain:
             # Jittered, so that devices which lost their aggregator together do not probe together.
             grown = self._timeout_ms * (1.5 + self.random.random())
             self._timeout_ms = round(min(MAX_ACK_TIMEOUT_MS, grown))
-            self.trouble = "the aggregator does not answer"
+            self._silent = True
         count = 0
         for mid in late:
             flight = self._flights.pop(mid)

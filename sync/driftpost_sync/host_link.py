@@ -135,7 +135,9 @@ class HostLink:
             client_id,
             filters=(topics.shared(group, ups) if group else ups, topics.every_state(fleet)),
             will=self._will,
-            session_expiry_s=SESSION_EXPIRY_S,
+            # A worker that goes must not keep its share of the fleet waiting: the broker gives what it had
+            # to the others as soon as its session ends.
+            session_expiry_s=0 if group else SESSION_EXPIRY_S,
             receive_maximum=MAX_QUEUED,
             manual_ack=True,
             clock=clock,

@@ -161,6 +161,7 @@ class Link:
         )
         self._ready = False
         self._look_ms = 0
+        self._look_wanted = threading.Event()
         self._pause_until = 0
         self._birth_ms: int | None = None
         self._birth_wanted = threading.Event()
@@ -181,7 +182,7 @@ class Link:
 
     def wake(self) -> None:
         """There is something new in the outbox; from any thread."""
-        self._look_ms = 0
+        self._look_wanted.set()
         self._line.waker.wake()
 
     def announce(self) -> None:
@@ -210,6 +211,10 @@ class Link:
             while not self._exit.is_set():
                 try:
                     self._round()
+                except (sqlite3.Error, SyncError) as error:
+                    self._store_failed(error, self._clock.mono_ms())
+                    self._disconnected()
+                    self._line.fail(self._store_trouble)
                 except Exception:  # this loop must outlive whatever a packet or a callback does
                     log.exception("the link failed and starts over")
                     self._disconnected()
@@ -226,6 +231,9 @@ class Link:
             self._handle(event)
         if not self._ready:
             return
+        if self._look_wanted.is_set():
+            self._look_wanted.clear()  # before looking: what is put while we look sets it again
+            self._look_ms = 0
         now = self._clock.mono_ms()
         if self._birth_wanted.is_set() and self._may_announce(now):
             self._announce(now)
@@ -285,7 +293,7 @@ class Link:
         if event.code == SESSION_TAKEN_OVER:
             self._twin()
         elif event.code == PACKET_TOO_LARGE:
-            verdict, which = self._drain.dropped_as_too_large()
+            verdict, which = self._drain.dropped_as_too_large(now)
             if verdict is Verdict.TOO_LARGE and which is not None:
                 self._set_aside(*which, "the broker cuts the connection: too large", now)
         elif event.answered:

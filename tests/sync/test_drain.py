@@ -213,8 +213,8 @@ def test_a_connection_cut_for_size_blames_the_largest_unconfirmed_message():
     made.published(1, 0, 0)
     send(made, 2, 2, size=20_000)
     send(made, 3, 3, size=100)
-    assert made.dropped_as_too_large() == (Verdict.TOO_LARGE, (INCARNATION, 2))
-    assert drain().dropped_as_too_large() == (Verdict.FINE, None)
+    assert made.dropped_as_too_large(0) == (Verdict.TOO_LARGE, (INCARNATION, 2))
+    assert drain().dropped_as_too_large(0) == (Verdict.FINE, None)
 
 
 def test_a_lost_connection_brings_back_what_the_broker_had_not_confirmed():
@@ -281,3 +281,59 @@ def test_a_silent_aggregator_never_makes_the_loop_spin():
 @pytest.mark.parametrize("code", [0x10, 0x87, 0x8E, 0x95, 0x97, 0x9C, 0x9D, 0x9F, 0xFF])
 def test_every_reason_has_words(code):
     assert reason_text(code)
+
+
+def test_the_brokers_word_does_not_hide_that_the_aggregator_is_silent():
+    made = drain()
+    send(made, 1, 1)
+    made.published(1, 0, 0)
+    made.expire(10_000)
+    send(made, 2, 1, now=10_000)
+    made.published(2, 0, 10_001)
+    assert made.trouble == "the aggregator does not answer"
+    acknowledge(made, 1, now=10_002)
+    assert made.trouble == ""
+
+
+def test_a_broker_that_cuts_the_connection_makes_the_message_suspect():
+    made = drain()
+    send(made, 1, 1, 2, 3, size=9000)
+    made.cut(0, certain=True)
+    made.disconnected()
+    made.connected(65_535, None)
+    assert made.allowance(0).max_bytes == 4500
+    for cuts in range(3):
+        assert 1003 not in made.not_now(0)
+        made.connected(65_535, None)
+        send(made, 10 + cuts, 3, size=4000)
+        made.cut(0, certain=False)
+        made.disconnected()
+    assert made.not_now(0) == {1003}, "others are tried first"
+    assert made.not_now(3_600_000) == frozenset(), "and it is tried again"
+
+
+def test_a_broker_that_dies_now_and_then_makes_nothing_suspect():
+    made = drain()
+    for mid in range(20):
+        made.connected(65_535, None)
+        send(made, mid, mid)
+        if mid % 2:
+            made.published(mid, 0, 0)
+        made.cut(0, certain=False)
+        made.disconnected()
+        acknowledge(made, mid)
+    assert made.not_now(0) == frozenset()
+
+
+def test_messages_that_were_made_smaller_grow_again_after_a_while():
+    made = drain()
+    send(made, 1, 1, 2, size=8000)
+    made.published(1, PACKET_TOO_LARGE, 0)
+    sizes = []
+    for hour in range(5):
+        now = hour * 3_600_000
+        made.connected(65_535, None)
+        sizes.append(made.allowance(now).max_bytes)
+        send(made, 2, 1, now=now)
+        acknowledge(made, 1, now=now)
+    assert sizes == [4000, 4000, 8000, 16_000, 32_000]
