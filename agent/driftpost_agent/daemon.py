@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from driftpost_agent import status
 from driftpost_agent.activation import Activation
+from driftpost_agent.description import description
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
 from driftpost_agent.footprint import footprint
 from driftpost_agent.guard import Guard
@@ -40,7 +41,7 @@ from driftpost_agent.serving import Serving
 from driftpost_agent.store import Store
 from driftpost_agent.uplink import Uplink
 from driftpost_agent.verdict import GuardedResult
-from driftpost_models.bundle import Bundle, describe
+from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ConfigError, ModelError, RuntimeBackingOff, RuntimeCrashed
 from driftpost_models.policy import Policy
 from driftpost_models.runtime import Runtime
@@ -382,12 +383,8 @@ class Daemon:
         return self._settings.optional("windows.seconds", float) or bundle.policy.window_seconds
 
     def _description(self, bundle: Bundle) -> DescribeBody:
-        plain = {
-            **describe(bundle),
-            "window_s": self._window_seconds(bundle),
-            "budget": self._policy(bundle).budget,
-        }
-        return DescribeBody.from_plain(plain)
+        budget = self._policy(bundle).budget
+        return description(bundle, window_seconds=self._window_seconds(bundle), budget=budget)
 
     def _describe_again(self, wanted: str | None) -> None:
         """The aggregator asks for a description: of the active bundle, or of an earlier one that is kept."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from driftpost_agent.block_buffer import Raw, RowLayout, TensorLayout
 from driftpost_agent.checks import WindowChecks
+from driftpost_agent.description import description
 from driftpost_agent.errors import GuardClosed
 from driftpost_agent.frozen import FrozenWatch
 from driftpost_agent.input_checks import TensorCheck, sampled
@@ -42,6 +43,7 @@ from driftpost_models.probes.classification import Classification
 from driftpost_models.runtime import Runtime, load_model
 from driftpost_models.signing import PublicKey, load_public_key
 from driftpost_sync.clock import Clock, SystemClock
+from driftpost_sync.messages import DescribeBody
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ class Guard:
         self._numbers = itertools.count(1)
         # Unique over restarts and over bundles served one after the other by one process.
         self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
-        seconds = window_seconds or self.policy.window_seconds
+        self.window_seconds = seconds = window_seconds or self.policy.window_seconds
         self.checks = WindowChecks(
             bundle, self.store, window_seconds=seconds, budget=self.policy.budget, clock=self._clock
         )
@@ -152,6 +154,7 @@ class Guard:
             window_rows=window_rows,
             inline=not threaded,
             wake=self._wake,
+            count=self.store.row_mark.add if self.store else None,
         )
         if threaded:
             self._ticker = Ticker(
@@ -222,6 +225,10 @@ class Guard:
         if problem is not None:
             return self._refuse(problem, inference_id, started)
         return self._run_batch(inputs, inference_id, started)
+
+    def description(self) -> DescribeBody:
+        """What the aggregator has to know to read this guard's windows."""
+        return description(self.bundle, window_seconds=self.window_seconds, budget=self.policy.budget)
 
     def flush(self) -> None:
         """Close the open window now; it is recorded before this returns."""

@@ -64,6 +64,7 @@ class Recorder:
         inline: whether a caller that fills a block also sketches it. False leaves it to `tick`, except when
             all blocks are full.
         wake: called when a block is full and waits for `tick`.
+        count: told of rows as they are taken in.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Recorder:
         window_rows: int | None = None,
         inline: bool = True,
         wake: Callable[[], None] = lambda: None,
+        count: Callable[[int], None] | None = None,
     ) -> None:
         self._probes = probes
         self._clock = clock
@@ -85,6 +87,7 @@ class Recorder:
         self._on_window = on_window
         self._inline = inline
         self._wake = wake
+        self._count = count or (lambda rows: None)
         # Order of the locks: sketching, then appending. Appending is held for a copy, never for a pass.
         self._sketching = threading.RLock()
         self._appending = threading.Lock()
@@ -113,6 +116,7 @@ class Recorder:
             if buffer is None or buffer.layout is not layout:
                 buffer = self._fitting(layout)
             self.rows_recorded += 1
+            self._count(1)
             if buffer.append(raws, latency_us, verdict):
                 self._buffer = None
                 self._full.append(buffer)
@@ -147,6 +151,7 @@ class Recorder:
                     buffer = self._fitting(layout)
                 copied = buffer.extend(tensors, latency_us, verdicts, done)
                 self.rows_recorded += copied
+                self._count(copied)
                 done += copied
                 if buffer.rows == buffer.capacity:
                     self._buffer = None
@@ -168,6 +173,7 @@ class Recorder:
             if buffer is None or buffer.layout is not layout:
                 buffer = self._fitting(layout)
             self.rows_recorded += 1
+            self._count(1)
             if buffer.append_unanswered(raws, verdict):
                 self._buffer = None
                 self._full.append(buffer)
@@ -180,6 +186,7 @@ class Recorder:
         with self._appending:
             self._refused.extend([verdict] * rows)
             self.rows_recorded += rows
+            self._count(rows)
             overflow = len(self._refused) >= MAX_REFUSED
         if overflow:
             self.flush()

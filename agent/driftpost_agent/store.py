@@ -26,6 +26,7 @@ from sqlite_utils import Database
 
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import migrate
+from driftpost_agent.row_mark import RowMark
 from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.messages import DescribeBody, FindingBody, LedgerBody, WindowBody
 from driftpost_sync.outbox import Outbox, Pending, RandomBits
@@ -67,15 +68,24 @@ class Store:
         path: the file.
         lock: held around every use of the connection.
         outbox: messages on their way to the aggregator; use it inside `transaction()`.
+        row_mark: rows that are taken in for this store are counted here.
         set_aside: where a damaged predecessor was moved when this store was opened, if there was one.
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, claim: int, clock: Clock, set_aside: Path | None
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        claim: int,
+        clock: Clock,
+        *,
+        row_mark: RowMark,
+        set_aside: Path | None,
     ) -> None:
         self.path = path
         self.lock = threading.RLock()
         self.set_aside = set_aside
+        self.row_mark = row_mark
         self.outbox: Outbox
         self._db = connection
         self._claim = claim
@@ -90,7 +100,7 @@ class Store:
         clock: Clock,
         synchronous: str = "full",
         random: RandomBits | None = None,
-        lost_rows: int = 0,
+        row_mark: RowMark | None = None,
     ) -> Store:
         """Open or create a store and begin a new incarnation in it.
 
@@ -102,7 +112,7 @@ class Store:
             clock: for the times in it.
             synchronous: "full" or "normal", see above.
             random: for the incarnation's low bits.
-            lost_rows: rows known to have been in memory when the last incarnation died.
+            row_mark: what the last process left; the store's own in shared memory if None.
 
         Raises:
             StoreUnusable: another process has it, or the folder can't be written.
@@ -119,7 +129,8 @@ class Store:
                     raise
                 set_aside = _move_aside(path)
                 connection = _connect(path, synchronous)
-            store = cls(path, connection, claim, clock, set_aside)
+            mark = row_mark or RowMark.open(path)
+            store = cls(path, connection, claim, clock, row_mark=mark, set_aside=set_aside)
             with store.transaction():
                 store.outbox = Outbox.open(
                     connection,
@@ -127,8 +138,9 @@ class Store:
                     mono=clock.mono_ms(),
                     wall=clock.wall_ms(),
                     boot=boot_id(),
-                    lost_rows=lost_rows,
+                    lost_rows=_lost_rows(connection, mark),
                 )
+            mark.begin(store.incarnation)
         except (sqlite3.Error, OSError) as error:
             if connection is not None:
                 connection.close()
@@ -389,7 +401,12 @@ class Store:
             if self._closed:
                 return
             self._closed = True
+            try:
+                lost = _lost_rows(self._db, self.row_mark)
+            except sqlite3.Error:
+                lost = 1
             self._db.close()
+            self.row_mark.close(forget=lost == 0)
             os.close(self._claim)
 
     def __enter__(self) -> Store:
@@ -397,6 +414,14 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lost_rows(connection: sqlite3.Connection, mark: RowMark) -> int:
+    """Rows the last process took in and did not get to store."""
+    last = connection.execute(
+        "select incarnation, recorded_rows from incarnations order by incarnation desc limit 1"
+    ).fetchone()
+    return 0 if last is None else max(0, mark.rows_of(int(last[0])) - int(last[1]))
 
 
 def _claim(path: Path) -> int:

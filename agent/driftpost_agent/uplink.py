@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
+from driftpost_agent.errors import StoreUnusable
+from driftpost_agent.guard import Guard
 from driftpost_agent.store import Store
-from driftpost_sync.clock import Clock
+from driftpost_sync.clock import Clock, SystemClock
 from driftpost_sync.errors import SyncError
 from driftpost_sync.link import Link, LinkStatus
 from driftpost_sync.messages import Command, LedgerBody, Presence
@@ -98,6 +100,51 @@ class Uplink:
     def stop(self, timeout_s: float) -> bool:
         """Say goodbye and end the thread; whether it ended in time."""
         return self._link.stop(timeout_s)
+
+    @classmethod
+    def of_guard(
+        cls,
+        guard: Guard,
+        settings: MqttSettings,
+        identity: Identity,
+        attributes: Mapping[str, str],
+        *,
+        clock: Clock | None = None,
+    ) -> Uplink:
+        """A started link for a guard inside an application; call `stop` before the guard is closed.
+
+        Args:
+            guard: one with a store.
+            settings: of the broker.
+            identity: fleet and device.
+            attributes: what cohorts are formed by.
+            clock: the machine's if None.
+
+        Raises:
+            StoreUnusable: the guard keeps no store, so there is nothing to send.
+        """
+        store = guard.store
+        if store is None:
+            raise StoreUnusable("of this guard", "it has none", "Open the guard with store=...")
+        description = guard.description()
+
+        def describe(wanted: str | None) -> None:
+            if wanted in (None, description.bundle):
+                store.describe(description, again=True)
+
+        uplink = cls(
+            settings,
+            identity,
+            attributes,
+            store,
+            describe=describe,
+            clock=clock or SystemClock(),
+            exit_event=threading.Event(),
+        )
+        store.describe(description)
+        uplink.active(guard.bundle.id, guard.bundle.schema.id, guard.runtime.version)
+        uplink.start()
+        return uplink
 
     def _presence(self) -> Presence:
         bundle, schema_id, runtime = self._active

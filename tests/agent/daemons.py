@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from driftpost_agent.row_mark import place
 from mosquitto import free_port
 
 PATIENCE_S = 30.0
@@ -134,3 +135,4 @@ def running(folder: Path, bundle: Path, key: Path, **sections: Mapping[str, Any]
     finally:
         if agent.process is not None and agent.process.poll() is None:
             agent.kill()
+        place(Path(agent.settings["store"]["path"])).unlink(missing_ok=True)
