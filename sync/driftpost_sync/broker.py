@@ -143,11 +143,14 @@ class EmbeddedBroker:
         try:
             await self._stop.wait()
         finally:
-            server.close()
-            await broker.shutdown()
-            # What the kernel accepted in this very moment still has to become a client to be closed.
+            # Accept no more, but let what is accepted become a client: asyncio leaks a socket whose server is
+            # closed in the middle of that.
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
             for _ in range(_SETTLE_TURNS):
                 await asyncio.sleep(0)
+            server.close()
+            await broker.shutdown()
             for writer in list(clients.values()):
                 writer.close()
             if clients:
