@@ -3,7 +3,7 @@
 import sqlite3
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import JSON, BigInteger, Boolean, Float, Integer, LargeBinary, Text, insert
 
 from books import DeviceBook, FleetBook, device_book, fleet_books, incidents, requests
 from driftpost_agent.store import Store
@@ -22,65 +22,29 @@ def store(tmp_path):
         yield store
 
 
-def window(device, seq, rows):
-    return {
-        "device": device,
-        "incarnation": 1 << 32,
-        "seq": seq,
-        "bundle": "b",
-        "schema_id": b"s",
-        "start_ms": 0,
-        "end_ms": 2000,
-        "clock": "device",
-        "received_ms": 2100,
-        "rows": rows,
-        "parts": 1,
-        "window": b"",
-        "evidence": b"",
-        "merged": True,
+def row(table, **values):
+    """A row in which every column that must have a value has one."""
+    empty = {Text: "", Boolean: False, JSON: [], LargeBinary: b"", Float: 0.0, BigInteger: 0, Integer: 0}
+    blank = {
+        column.name: next(value for kind, value in empty.items() if isinstance(column.type, kind))
+        for column in table.columns
+        if not column.nullable and column.autoincrement is not True and column.name != "id"
     }
+    optional = {column.name: None for column in table.columns if column.nullable}
+    return {**optional, **blank, **values}
+
+
+def window(device, seq, rows):
+    return row(tables.windows, device=device, incarnation=1 << 32, seq=seq, rows=rows)
 
 
 def rollup(scope, key, rows):
-    return {
-        "scope": scope,
-        "scope_key": key,
-        "bundle": "b",
-        "bucket_s": 2,
-        "bucket_start_ms": 0,
-        "rows": rows,
-        "parts": 2,
-        "devices": 1,
-        "updated_ms": 0,
-        "window": b"",
-    }
+    return row(tables.rollups, scope=scope, scope_key=key, bundle="b", bucket_s=2, rows=rows)
 
 
 def incident(name, **changes):
-    return {
-        "incident": name,
-        "model": "digits",
-        "bundle": "b",
-        "scope": "cohort",
-        "scope_key": "camera=B",
-        "attributes": [["camera", "B"]],
-        "kind": "covariate_shift",
-        "detail": "shift",
-        "state": "open",
-        "severity": 5.0,
-        "title": "t",
-        "cause": "brightness fell",
-        "onset_ms": 100,
-        "opened_ms": 200,
-        "updated_ms": 300,
-        "affected": 2,
-        "members": 4,
-        "elsewhere": 0,
-        "streams": [],
-        "log_e": 30.0,
-        "reopened": 0,
-        "absorbed_into": None,
-    } | changes
+    cohort = {"scope": "cohort", "scope_key": "camera=B", "state": "open", "opened_ms": 200}
+    return row(tables.incidents, incident=name, **{**cohort, **changes})
 
 
 @pytest.fixture
@@ -89,61 +53,28 @@ def database(tmp_path):
     engine = open_engine(f"sqlite:///{path}")
     migrate(engine)
     with writing(engine) as connection:
-        connection.execute(
-            insert(tables.devices),
-            {
-                "device": "meter-9",
-                "online": True,
-                "first_seen_ms": 0,
-                "last_seen_ms": 0,
-                "windows": 0,
-                "parts": 0,
-                "rows": 0,
-                "quarantined": 0,
-            },
-        )
-        connection.execute(
-            insert(tables.windows),
-            [window("meter-1", 1, 40), window("meter-1", 2, 41), window("meter-2", 1, 7)],
-        )
-        connection.execute(
-            insert(tables.rollups),
-            [rollup("device", "meter-1", 81), rollup("cohort", "camera=B", 88), rollup("fleet", "", 88)],
-        )
-        connection.execute(
-            insert(tables.quarantine),
-            {
-                "received_ms": 0,
-                "device": "meter-2",
-                "topic": "t",
-                "kind": "window",
-                "reason": "r",
-                "size": 1,
-                "body": b"",
-            },
-        )
-        connection.execute(
-            insert(tables.incidents),
-            [incident("i-2", opened_ms=500, state="absorbed", absorbed_into="i-1"), incident("i-1")],
-        )
-        connection.execute(
-            insert(tables.incident_devices),
-            [{"incident": "i-1", "device": name, "onset_ms": 1, "raised_ms": 2} for name in ("m-2", "m-4")],
-        )
-        connection.execute(
-            insert(tables.retrain_requests),
-            {
-                "request": "msg_1",
-                "incident": "i-1",
-                "episode": 0,
-                "bundle": "b",
-                "state": "accepted",
-                "created_ms": 0,
-                "updated_ms": 0,
-                "detail": "",
-                "body": b"{}",
-            },
-        )
+        for table, rows in (
+            (tables.devices, [row(tables.devices, device="meter-9")]),
+            (tables.windows, [window("meter-1", 1, 40), window("meter-1", 2, 41), window("meter-2", 1, 7)]),
+            (
+                tables.rollups,
+                [rollup("device", "meter-1", 81), rollup("cohort", "camera=B", 88), rollup("fleet", "", 88)],
+            ),
+            (tables.quarantine, [row(tables.quarantine, device="meter-2")]),
+            (
+                tables.incidents,
+                [incident("i-2", opened_ms=500, state="absorbed", absorbed_into="i-1"), incident("i-1")],
+            ),
+            (
+                tables.incident_devices,
+                [row(tables.incident_devices, incident="i-1", device=name) for name in ("m-2", "m-4")],
+            ),
+            (
+                tables.retrain_requests,
+                [row(tables.retrain_requests, request="msg_1", incident="i-1", state="accepted")],
+            ),
+        ):
+            connection.execute(insert(table), rows)
     engine.dispose()
     return path
 
