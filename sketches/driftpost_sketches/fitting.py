@@ -137,13 +137,17 @@ def _robust(values: Column) -> tuple[float, float]:
     """Location and spread of sorted values that neither one outlier nor a heavy tie can spoil."""
     if not len(values):
         return 0.0, 1.0
-    low, quarter, center, three, high = np.quantile(values, [0.005, 0.25, 0.5, 0.75, 0.995])
+    # In units of the largest value nothing overflows, whatever the unit.
+    unit = float(max(abs(values[0]), abs(values[-1]))) or 1.0
+    small = values / unit
+    low, quarter, center, three, high = np.quantile(small, [0.005, 0.25, 0.5, 0.75, 0.995])
     # A quarter of the winsorised deviation keeps heavy tails within the moments' clip of 16 spreads.
-    scale = max((three - quarter) / 1.349, 0.25 * float(np.clip(values, low, high).std()))
+    scale = max((three - quarter) / 1.349, 0.25 * float(np.clip(small, low, high).std()))
     if scale <= 1e-9 * abs(center):
-        scale = float(values.std())
-    if scale <= 1e-9 * abs(center) or not np.isfinite(scale):
+        scale = float(small.std())
+    if scale <= 1e-9 * abs(center):
         scale = abs(center) or 1.0
+    center, scale = center * unit, scale * unit
     return float(center), float(max(scale, np.finfo(np.float64).tiny * 1e16))
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
-from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, principal
+from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, tilted
+from driftpost_sketches.drift.tilts import SMALLEST_STEP, plan_tilts
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -41,11 +42,6 @@ class Family(IntEnum):
 FAMILIES = len(Family)
 
 _SCORE_FAMILIES = (Family.LOCATION, Family.SCALE, Family.SHAPE, Family.SHAPE)
-# Step lengths in reference standard deviations of the score: a factor of two apart costs little evidence.
-_STEPS = ((0.12, 0.25, 0.5, 1.0, 2.0), (0.12, 0.25, 0.5), (0.2, 0.5), (0.2, 0.5))
-_SHARE_STEPS = (0.15, 0.4, 1.0)
-SMALLEST_STEP = 0.12
-MOST_GAIN = 3.0  # nats a step: a rare cell's huge score must not make one row an alarm
 # Shares bet on for values that should not come at all: a few, many, nearly all.
 _RARE = (0.02, 0.3, 0.9)
 SPIKE_SHARE = 0.3
@@ -173,6 +169,7 @@ def marginal_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
     ones = np.ones(len(chain.scores))
     free = replace(
         chain, matrix=np.tile(chain.shares, (CELLS, 1)), tau_chain=ones, tau=ones, excess=0.0 * ones,
+        caution=np.ones(len(plan_tilts(chain.ordered, chain.scores, chain.shares, ones))),
         visits=np.full(CELLS, margins.independent),
     )  # fmt: skip
     bets = build_bets(free, margins, unseen)
@@ -183,45 +180,39 @@ def marginal_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
 def _tilts(
     chain: Chain, margins: Margins, weights: dict[Family, float]
 ) -> list[tuple[FloatArray, float, Family]]:
-    plan = []
-    for k, score in enumerate(chain.scores):
-        largest = float(np.abs(score[chain.shares > 0]).max(initial=0.0))
-        if not largest > 0.0:
-            continue
-        family = _SCORE_FAMILIES[k] if chain.ordered else Family.SHARE
-        for step in _STEPS[k] if chain.ordered else _SHARE_STEPS:
-            # A stream that remembers moves slowly: its evidence per row is smaller by its correlation time.
-            size = min(step / max(float(chain.tau_chain[k]), 1.0), MOST_GAIN / largest)
-            plan += [(k, sign * size, family) for sign in (1.0, -1.0)]
+    plan = plan_tilts(chain.ordered, chain.scores, chain.shares, chain.tau_chain)
     if not plan:
         return []
-    scores = chain.scores[[k for k, _, _ in plan]]
-    sizes = np.array([size for _, size, _ in plan])
-    # Skew and tails are ruled by few rows, which bunch when anything does: they lose what the slowest loses.
-    whole = float(chain.temper.min())
-    temper = np.array([whole if family is Family.SHAPE else chain.temper[k] for k, _, family in plan])
+    families = [_SCORE_FAMILIES[k] if chain.ordered else Family.SHARE for k, _ in plan]
+    scores = chain.scores[[k for k, _ in plan]]
+    sizes = np.array([size for _, size in plan])
+    # Sums of squares have exponential tails: where memory is longer than the chain's, second moments alone
+    # allow too much. Skew and tails are ruled by few rows, which bunch when anything does.
+    slow = {
+        Family.LOCATION: 1.0,
+        Family.SCALE: float(chain.temper[:2].min()),
+        Family.SHAPE: float(chain.temper.min()),
+    }
+    temper = np.array([c * slow.get(f, 1.0) for c, f in zip(chain.caution, families, strict=True)])
     # A tilt gains size**2 / 2 times the local variance. Where that varies in spells the chain does not know,
     # the cumulant grows by size**4 / 8 times their long-run variance (second order).
-    spells = sizes**4 / 8.0 * chain.excess[[k for k, _, _ in plan]]
-    tilted = np.exp(sizes[:, None] * scores)
-    values, vectors = principal(chain.matrix[None] * tilted[:, None, :])
+    spells = sizes**4 / 8.0 * chain.excess[[k for k, _ in plan]]
+    values, vectors = tilted(chain.matrix, chain.scores, plan)
     logs = np.log(vectors)
-    gain = (
-        sizes[:, None] * scores - np.log(values)[:, None] - (np.abs(sizes) * margins.gate + spells)[:, None]
-    )
+    charges = np.log(values) + np.abs(sizes) * margins.gate + spells
+    gain = sizes[:, None] * scores - charges[:, None]
     tables = temper[:, None, None] * (gain[:, None, :] + logs[:, None, :] - logs[:, :, None])
-    counts = {family: sum(f is family for _, _, f in plan) for _, _, family in plan}
     return [
-        (table, weights[family] / counts[family], family)
-        for table, (_, _, family) in zip(tables, plan, strict=True)
+        (table, weights[family] / families.count(family), family)
+        for table, family in zip(tables, families, strict=True)
     ]
 
 
 def _upper(chain: Chain, margins: Margins) -> FloatArray:
     """What the chain's transition probabilities may be without news, float64[CELLS, CELLS].
 
-    Above the fitted ones by their own sampling error, and by the change of the cell's share that is a trifle or
-    the reference's error: a single cell must not alarm where its indicator moves less than the gate.
+    Above the fitted ones by their own sampling error, and by the change of the cell's share that is a trifle
+    or the reference's error: a single cell must not alarm where its indicator moves less than the gate.
     """
     spread = np.sqrt(chain.matrix * (1.0 - chain.matrix))
     error = spread / np.sqrt(chain.visits + PRIOR_ROWS)[:, None]

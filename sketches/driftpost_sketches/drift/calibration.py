@@ -20,6 +20,7 @@ from driftpost_sketches.drift.bets import REFERENCE_ERRORS, Margins, errors_need
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.chain import Chain, fit_chain
 from driftpost_sketches.drift.reference_notes import distinct_rows, notes_on
+from driftpost_sketches.drift.tilts import plan_tilts
 from driftpost_sketches.errors import CalibrationError, MalformedSketch
 from driftpost_sketches.schema import Schema, StreamKind
 from driftpost_sketches.window import Window
@@ -114,7 +115,7 @@ class Calibration:
         return cls(schema, tuple(chains), effects, distinct, baseline, notes)
 
     def margins(self, t: int) -> Margins:
-        """What is charged to the bets on tracked stream `t` for a trifle and for the reference's own error."""
+        """What the bets on tracked stream `t` are charged for a trifle and for the reference's own error."""
         chain = self.chains[t]
         return Margins(
             float(self.smallest_effect[t]), min(chain.rows / chain.correlation_rows, self.distinct)
@@ -169,8 +170,8 @@ class Calibration:
             charged = margins.charging(errors_needed(margins, threshold, len(self.chains)))
             more = math.ceil((needed - margins.independent) * tau / 100.0) * 100
             sentences.append(
-                f"{name}: the reference counts as {margins.independent:,.0f} independent rows; {budget} asks for "
-                f"{needed:,.0f}. Add about {more:,} rows in time order; until then changes below "
+                f"{name}: the reference counts as {margins.independent:,.0f} independent rows; {budget} asks "
+                f"for {needed:,.0f}. Add about {more:,} rows in time order; until then changes below "
                 f"{charged.gate:.2f} reference sd stay unseen"
             )
         return sentences
@@ -204,7 +205,7 @@ class Calibration:
             self.smallest_effect.astype("<f8").tobytes(),
         ]
         for c in self.chains:
-            for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau, c.excess):
+            for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau, c.excess, c.caution):
                 pieces.append(array.astype("<f8").tobytes())
         return MAGIC + bytes([VERSION]) + zlib.compress(b"".join(pieces), 6)
 
@@ -251,11 +252,15 @@ def _read_chain(reader: packing.Reader, head: Mapping[str, Any]) -> Chain:
     matrix = reader.array("<f8", CELLS, CELLS)
     scores = reader.array("<f8", count, CELLS)
     tau_chain, tau, excess = (reader.array("<f8", count) for _ in range(3))
+    # Checked before the plan is made from them: a plan of numbers that are none would be none.
+    if not all(np.isfinite(array).all() for array in (shares, scores, tau_chain)):
+        raise MalformedSketch("a chain holds numbers that are not finite")
+    caution = reader.array("<f8", len(plan_tilts(ordered, scores, shares, tau_chain)))
     repeats, repeat_tau = float(head["repeats"]), float(head["repeat_tau"])
     for sums in (shares.sum(), *matrix.sum(axis=1)):
         if not abs(sums - 1.0) < 1e-6:
             raise MalformedSketch("a chain's probabilities do not sum to one")
-    everything = (shares, visits, matrix, scores, tau_chain, tau, excess)
+    everything = (shares, visits, matrix, scores, tau_chain, tau, excess, caution)
     if not all(np.isfinite(array).all() for array in everything) or not math.isfinite(repeat_tau):
         raise MalformedSketch("a chain holds numbers that are not finite")
     if (shares < 0).any() or (matrix < 0).any() or (visits < 0).any() or not 0.0 <= repeats <= 1.0:
@@ -264,11 +269,14 @@ def _read_chain(reader: packing.Reader, head: Mapping[str, Any]) -> Chain:
         (tau_chain <= 0).any()
         or (tau <= 0).any()
         or (excess < 0).any()
+        or not ((caution >= 0) & (caution <= 1)).all()
         or repeat_tau < 1.0
         or np.abs(scores).max(initial=0) > 1e6
     ):
         raise MalformedSketch("a chain holds impossible correlation times or scores")
-    return Chain(ordered, rows, shares, matrix, visits, scores, tau_chain, tau, excess, repeats, repeat_tau)
+    return Chain(
+        ordered, rows, shares, matrix, visits, scores, tau_chain, tau, excess, caution, repeats, repeat_tau
+    )
 
 
 def _effects(schema: Schema, smallest: float | Mapping[str, float]) -> FloatArray:

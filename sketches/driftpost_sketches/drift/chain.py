@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
 from driftpost_sketches.drift.scores import normal_scores, share_scores
+from driftpost_sketches.drift.tilts import admissible, plan_tilts
 
 FloatArray = npt.NDArray[np.float64]
 PRIOR_ROWS = 16.0  # weight of the prior in every row of the transition matrix
@@ -43,7 +44,9 @@ class Chain:
         tau_chain: float64[K], integrated autocorrelation of each score under the chain, in rows.
         tau: float64[K], the same measured by batch means, with its own uncertainty added; at least tau_chain.
         excess: float64[K], long-run variance of each squared score beyond what the chain has: volatile
-            spells, in which tilts by large steps gain without any drift. 0 where it is within its sampling error.
+            spells, in which tilts by large steps gain without any drift. 0 within its sampling error.
+        caution: float64[Q] in (0, 1], what each tilt's log evidence is multiplied by, in the order of
+            `plan_tilts`: never more than the temper of its score.
         repeats: share of rows that equal their predecessor exactly.
         repeat_tau: integrated autocorrelation of those repeats, in rows.
     """
@@ -57,6 +60,7 @@ class Chain:
     tau_chain: FloatArray
     tau: FloatArray
     excess: FloatArray
+    caution: FloatArray
     repeats: float
     repeat_tau: float
 
@@ -113,6 +117,7 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
         tau_chain=tau_chain,
         tau=tau,
         excess=_excess(matrix, shares, scores, cells),
+        caution=_caution(ordered, matrix, shares, scores, cells=cells, tau_chain=tau_chain, tau=tau),
         repeats=float(same.mean()) if n > 1 else 0.0,
         repeat_tau=max(repeat_tau, 1.0),
     )
@@ -141,6 +146,7 @@ def independent_chain(counts: npt.NDArray[np.int64], ordered: bool, bins: int) -
         tau_chain=ones,
         tau=ones,
         excess=np.zeros(len(scores)),
+        caution=np.ones(len(plan_tilts(ordered, scores, shares, ones))),
         repeats=0.0,
         repeat_tau=1.0,
     )
@@ -223,6 +229,37 @@ def _excess(
         if variances[k] > 1e-6 and measured > modelled * (1.0 + SIGNIFICANT * error):
             excess[k] = variances[k] * (measured * (1.0 + error) - modelled)
     return excess
+
+
+def _caution(
+    ordered: bool,
+    matrix: FloatArray,
+    shares: FloatArray,
+    scores: FloatArray,
+    *,
+    cells: npt.NDArray[np.int64],
+    tau_chain: FloatArray,
+    tau: FloatArray,
+) -> FloatArray:
+    plan = plan_tilts(ordered, scores, shares, tau_chain)
+    if not plan:
+        return np.ones(0)
+    logs = np.log(tilted(matrix, scores, plan)[0])
+    series = [score[cells] for score in scores]
+    return np.array(
+        [
+            admissible(series[k], size, float(log_rho), min(1.0, float(tau_chain[k] / tau[k])), float(tau[k]))
+            for (k, size), log_rho in zip(plan, logs, strict=True)
+        ]
+    )
+
+
+def tilted(
+    matrix: FloatArray, scores: FloatArray, plan: list[tuple[int, float]]
+) -> tuple[FloatArray, FloatArray]:
+    """Principal eigenvalues (float64[Q]) and right eigenvectors (float64[Q, CELLS]) of the tilted chain."""
+    weights = np.exp(np.array([size * scores[k] for k, size in plan]))
+    return principal(matrix[None] * weights[:, None, :])
 
 
 def _sticky(shares: FloatArray, moves: FloatArray) -> FloatArray:

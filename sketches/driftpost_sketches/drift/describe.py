@@ -12,7 +12,7 @@ from driftpost_sketches.cells import ABSENT
 from driftpost_sketches.drift.alarm import evidence_in_words
 from driftpost_sketches.drift.bets import Family
 from driftpost_sketches.drift.reference import Measured, Reference
-from driftpost_sketches.schema import Stream, StreamKind
+from driftpost_sketches.schema import StreamKind
 
 NEARLY_ALL = 0.9  # share of rows from which a state counts as the only one
 MORE_REPEATS = 0.02  # share of exact repeats above the reference's that is a coarser grid

@@ -34,6 +34,9 @@ MAX_PRINCIPALS = 64  # streams whose return to normal clears an alarm; bounds th
 # Sides that one change may show: of a distribution, of a sensor that lost its freedom.
 FACETS = (frozenset({"shift", "scale", "noisy", "shape"}), frozenset({"stuck", "quantized", "saturated"}))
 REVERSIBLE = frozenset({"shift"})
+# Charged to every bet for every window. A bet that can neither win nor lose (on a constant) would otherwise
+# gather one unit a window and reach the threshold by the calendar.
+IDLE = 1e-3
 LOOK_BACK = (1, 16)  # windows over which a held stream is compared with the state it alarmed with
 MOST = 1e6  # log evidence is capped here; a fleet's month of data must not overflow a sum
 
@@ -88,7 +91,7 @@ class Monitor:
             What was raised and cleared.
         """
         self.windows += 1
-        self.log_r = np.minimum(np.logaddexp(self.log_r, 0.0) + log_e, MOST)
+        self.log_r = np.minimum(np.logaddexp(self.log_r, 0.0) + log_e - IDLE, MOST)
         self.climb = np.clip(self.climb + log_e, 0.0, MOST)
         self.run = np.where(self.climb > 0.0, self.run + 1, 0)
         self.recent.push(sums)

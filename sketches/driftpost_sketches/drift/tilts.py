@@ -1,0 +1,83 @@
+"""Which tilts are bet on, and how boldly: checked against the reference's own blocks.
+
+A tilt's evidence has mean 1 under the chain. Under the real reference its mean over blocks can be measured: it is
+the mean of exp(size * sum of scores - length * log rho). Where slow swings or bursts lift it above 1, the bet is
+tempered (its logarithm multiplied by eta < 1) until it is not; that function of eta is convex, 0 at 0 and falls
+there, so the largest admissible eta is a single root.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+# Steps in reference standard deviations of the score, per score (location, scale, skew, tails): a factor of
+# two apart costs little evidence.
+STEPS = ((0.12, 0.25, 0.5, 1.0, 2.0), (0.12, 0.25, 0.5), (0.2, 0.5), (0.2, 0.5))
+SHARE_STEPS = (0.15, 0.4, 1.0)
+SMALLEST_STEP = 0.12
+MOST_GAIN = 3.0  # nats a step: a rare cell's huge score must not make one row an alarm
+MEASURABLE = 1.5  # standard deviation of a block's log evidence at which a mean of exponentials is measurable
+LONGEST = 4.0  # blocks of at least this many correlation times
+MIN_BLOCKS = 64  # fewer blocks measure nothing
+_HALVINGS = 20
+
+
+def plan_tilts(
+    ordered: bool, scores: FloatArray, shares: FloatArray, tau_chain: FloatArray
+) -> list[tuple[int, float]]:
+    """(score, signed size) of every tilt, in a fixed order.
+
+    Args:
+        ordered: whether the stream is numeric.
+        scores: float64[K, CELLS].
+        shares: float64[CELLS].
+        tau_chain: float64[K], correlation times under the chain, rows.
+    """
+    plan = []
+    for k, score in enumerate(scores):
+        largest = float(np.abs(score[shares > 0]).max(initial=0.0))
+        if not largest > 0.0:
+            continue
+        for step in STEPS[k] if ordered else SHARE_STEPS:
+            # A stream that remembers moves slowly: its evidence per row is smaller by its correlation time.
+            size = min(step / max(float(tau_chain[k]), 1.0), MOST_GAIN / largest)
+            plan += [(k, sign * size) for sign in (1.0, -1.0)]
+    return plan
+
+
+def admissible(series: FloatArray, size: float, log_rho: float, temper: float, tau: float) -> float:
+    """Largest factor, at most `temper`, at which a tilt's evidence has mean 1 or less over the reference's blocks.
+
+    Args:
+        series: float64[n], the score of every reference row, in time order.
+        size: of the tilt, signed.
+        log_rho: log of the principal eigenvalue of the tilted chain.
+        temper: factor that second moments alone allow.
+        tau: correlation time of the score, rows.
+    """
+    n = len(series)
+    length = max((MEASURABLE / (temper * abs(size))) ** 2 / tau, LONGEST * tau, 1.0)
+    length = min(2 ** round(math.log2(length)), n // MIN_BLOCKS)
+    if length < 1:
+        return temper
+    blocks = n // length
+    sums = size * series[: blocks * length].reshape(blocks, length).sum(axis=1) - length * log_rho
+    # The reference's own mean is what the gate is for; here only the spread around it is judged.
+    sums -= size * length * float(series.mean())
+    if _log_mean(temper * sums) <= 0.0:
+        return temper
+    low, high = 0.0, temper
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _log_mean(middle * sums) <= 0.0 else (low, middle)
+    return low
+
+
+def _log_mean(logs: FloatArray) -> float:
+    top = float(logs.max())
+    return top + math.log(float(np.exp(logs - top).mean()))
