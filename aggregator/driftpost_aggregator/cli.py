@@ -20,10 +20,10 @@ from driftpost_aggregator import audit as audit_log
 from driftpost_aggregator.catch_up import catch_up
 from driftpost_aggregator.errors import AggregatorError
 from driftpost_aggregator.registry import OWNER, Registry, from_plain, register
-from driftpost_aggregator.service import Aggregator, database_of, starter, wall_ms
-from driftpost_aggregator.settings import TABLE, load
+from driftpost_aggregator.settings import TABLE, database_url, load
+from driftpost_aggregator.starter import starter
 from driftpost_aggregator.store.database import migrate as migrate_database
-from driftpost_aggregator.store.database import reading, schema_version, writing
+from driftpost_aggregator.store.database import open_engine, reading, schema_version, writing
 from driftpost_aggregator.store.tables import (
     bundles as bundles_table,
 )
@@ -34,6 +34,7 @@ from driftpost_aggregator.store.tables import (
     quarantine,
     retrain_requests,
 )
+from driftpost_aggregator.times import wall_ms
 from driftpost_sync.errors import SyncError
 from driftpost_sync.settings import Settings
 from driftpost_sync.systemd import Notifier
@@ -64,7 +65,7 @@ def _explained() -> Iterator[None]:
 def _database(config: Path) -> Iterator[tuple[Settings, Engine]]:
     with _explained():
         settings = load(config)
-        engine = database_of(settings)
+        engine = open_engine(database_url(settings))
         try:
             yield settings, engine
         finally:
@@ -83,6 +84,9 @@ def aggregator() -> None:
 )
 def run(config: Path, log_level: str) -> None:
     """Run until SIGTERM or Ctrl-C."""
+    # The dashboard's libraries take longer to load than every other command takes to run.
+    from driftpost_aggregator.service import Aggregator  # noqa: PLC0415
+
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(threadName)s %(name)s: %(message)s")
     # httpx tells of every request at this level; the delivery loop says it better.
     logging.getLogger("httpx").setLevel(logging.WARNING)

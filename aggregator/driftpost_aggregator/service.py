@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 import uuid
-from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +19,7 @@ from driftpost_aggregator.loop import Loop
 from driftpost_aggregator.retrain import request_retraining
 from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget, targets
 from driftpost_aggregator.store.database import migrate, open_engine
+from driftpost_aggregator.times import wall_ms
 from driftpost_aggregator.triage_round import Triage
 from driftpost_aggregator.web.options import WebOptions
 from driftpost_aggregator.web.server import WebServer
@@ -42,11 +42,6 @@ RETRY_S = 1.0
 DELIVERY_S = 1.0
 # For all threads together to end, seconds; systemd's own patience is 90.
 STOP_S = 10.0
-
-
-def wall_ms() -> int:
-    """Unix time in ms: the aggregator's own clock is taken as good."""
-    return time.time_ns() // 1_000_000
 
 
 class Aggregator:
@@ -215,55 +210,3 @@ class Aggregator:
             ).items():
                 log.info("request %s to %s: %s", request, target, answer.error or answer.status)
         return DELIVERY_S
-
-
-def database_of(settings: Settings) -> Engine:
-    """The configured database, for commands that only look or add; its folder must exist.
-
-    Raises:
-        DatabaseUnusable, ConfigurationError: it can not be opened.
-    """
-    return open_engine(database_url(settings))
-
-
-def starter(path: Path) -> str:
-    """A first aggregator.toml, with what an owner has to decide on top and comments that say why."""
-    return f"""\
-# {path.name}: settings of the driftpost aggregator; `driftpost aggregator settings` lists them all.
-
-[fleet]
-name = "default"            # the same as in every agent.toml; it stands in the topics
-budget = "1 per fleet-month"  # false alarms that the tests on merged windows may raise
-
-[database]
-url = "sqlite:///driftpost.db"  # beside this file; for real fleets postgresql+psycopg://user@host/driftpost
-
-[mqtt]
-host = "127.0.0.1"
-port = 1883
-# username = "aggregator"
-# password_file = "mqtt-password"
-# ca = "broker-ca.pem"       # turns TLS on
-
-[rollups]
-bucket_s = 300              # merged windows of cohorts and fleet; not shorter than the devices' windows
-
-[web]
-host = "127.0.0.1"
-port = 8088
-# public_url = "https://driftpost.example.com"   # for links in retrain requests
-
-[retrain]
-scopes = ["cohort", "fleet"]
-kinds = ["covariate_shift", "output_shift"]
-min_effect = 0.2            # reference standard deviations
-min_devices = 2
-min_share = 0.5             # of the scope's devices
-cooldown_s = 86400
-per_week = 5
-
-# [[retrain.targets]]
-# name = "pipeline"
-# url = "https://pipeline.example.com/hooks/driftpost"
-# secret_file = "pipeline-secret"   # make one: driftpost aggregator secret pipeline-secret
-"""

@@ -8,6 +8,7 @@ because of a clock.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,3 +79,8 @@ def interval(
     if wall_end is None and wall_start is not None and clock != "monotonic" and sent.believable(wall_start):
         return wall_start, wall_start + duration, "device"
     return max(end - duration, 0), end, clock
+
+
+def wall_ms() -> int:
+    """Unix time in ms: the aggregator's own clock is taken as good."""
+    return time.time_ns() // 1_000_000

@@ -28,11 +28,11 @@ from driftpost_aggregator.delivery import (
     signed_headers,
 )
 from driftpost_aggregator.errors import ConfigurationError, TargetRefused
-from driftpost_aggregator.service import wall_ms
 from driftpost_aggregator.settings import Target
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.targets import endpoint, is_public
+from driftpost_aggregator.times import wall_ms
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 OLD_SECRET = "whsec_" + base64.b64encode(b"o" * 24).decode()

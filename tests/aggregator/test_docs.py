@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from driftpost_aggregator.causes import Kind
+from driftpost_aggregator.delivery import SCHEDULE_S
+from driftpost_aggregator.retrain import MAX_DEVICES, MAX_STREAMS, REPORTS
+from driftpost_aggregator.settings import KINDS, TABLE
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def reference_section() -> str:
+    """The reference page as it stands in docs/aggregator.md, one heading level deeper."""
+    body = TABLE.reference_page().split("\n", 1)[1].strip()
+    return re.sub(r"^##", "###", body, flags=re.MULTILINE)
+
+
+def test_the_settings_reference_is_the_table_s_own() -> None:
+    page = (DOCS / "aggregator.md").read_text(encoding="utf-8")
+    assert reference_section() in page, "put `driftpost aggregator settings` into docs/aggregator.md again"
+
+
+def test_every_kind_of_incident_is_explained_and_can_be_chosen_in_the_settings() -> None:
+    page = (DOCS / "aggregator.md").read_text(encoding="utf-8")
+    assert set(KINDS) == {kind.value for kind in Kind}
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page
+
+
+def test_the_page_on_retrain_requests_says_what_the_program_does() -> None:
+    page = (DOCS / "retrain-requests.md").read_text(encoding="utf-8")
+    block = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    event = json.loads(block[1])
+    assert set(event["data"]["streams"][0]) == {
+        "stream",
+        "share",
+        "effect",
+        "effect_natural",
+        "unit",
+        "spread",
+        "direction",
+    }
+    assert f"first {MAX_DEVICES} affected" in page
+    assert f"first {MAX_STREAMS} by" in page
+    assert all(f"`{state}`" in page or f'"{state}"' in page for state in REPORTS)
+    assert list(SCHEDULE_S) == [
+        0, 5, 5 * 60, 30 * 60, *(hours * 3600 for hours in (2, 5, 10, 14, 20, 24)),
+    ]  # fmt: skip
+
+
+def test_the_example_request_has_exactly_the_fields_of_a_real_one() -> None:
+    """Compared with what test_retrain checks field by field."""
+    page = (DOCS / "retrain-requests.md").read_text(encoding="utf-8")
+    block = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    data = json.loads(block[1])["data"]
+    source = (DOCS.parent / "aggregator/driftpost_aggregator/retrain.py").read_text(encoding="utf-8")
+    for part in (data, data["incident"], data["affected"], data["model"], data["links"]):
+        for key in part:
+            assert f'"{key}"' in source
