@@ -117,7 +117,7 @@ def blob_bytes(blob: bytes) -> bytes:
     return struct.pack("<I", len(blob)) + blob
 
 
-def unwrap(data: bytes, magic: bytes, version: int, what: str, most: int, most_plain: int) -> bytes:
+def unwrap(data: bytes, magic: bytes, version: int, what: str, *, most: int, most_plain: int) -> bytes:
     """Checks magic, version and size, and decompresses within a bound.
 
     Raises:

@@ -48,7 +48,7 @@ def decode(data: bytes) -> Window:
     """A window from its bytes; see `Window.from_bytes`."""
     from driftpost_sketches.window import Window  # noqa: PLC0415  # the two modules are one idea's two sides
 
-    reader = Reader(packing.unwrap(data, MAGIC, VERSION, "a window", MAX_BYTES, MAX_PLAIN))
+    reader = Reader(packing.unwrap(data, MAGIC, VERSION, "a window", most=MAX_BYTES, most_plain=MAX_PLAIN))
     schema_id, rows, parts, streams = _HEAD.unpack(reader.take(_HEAD.size))
     if not 1 <= streams <= MAX_STREAMS:
         raise MalformedSketch(f"{streams} streams in a window")

@@ -218,7 +218,7 @@ class Calibration:
             UnsupportedVersion: written by a newer format.
         """
         reader = packing.Reader(
-            packing.unwrap(data, MAGIC, VERSION, "a calibration", MAX_BYTES, 2 * MAX_BYTES)
+            packing.unwrap(data, MAGIC, VERSION, "a calibration", most=MAX_BYTES, most_plain=2 * MAX_BYTES)
         )
         head = reader.blob(MAX_HEAD)
         baseline = Window.from_bytes(reader.blob(MAX_BYTES))

@@ -1,7 +1,8 @@
 """The fleet's detector: marginal counts of merged windows, tested at their effective size.
 
-Transitions stay on the devices; what the wire carries are counts. Their rows are not independent, so counts are
-divided by each stream's correlation time before they are taken for evidence, and the reference by its own.
+Transitions stay on the devices; what the wire carries are counts. Their rows are not independent, so counts
+are divided by each stream's correlation time before they are taken for evidence, and the reference by its
+own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class MarginalDetector:
         schema: of the windows.
         baseline: sketch of the reference.
         tau: rows per independent row, by tracked stream; 1 where a stream is left out.
-        n_ref: effective size of the reference, by tracked stream; the baseline's rows over tau where left out.
+        n_ref: effective size of the reference, by tracked stream; rows over tau where left out.
         smallest_effect: smallest change worth knowing in reference standard deviations, one number or by
             stream ("*" for those not named).
         log_threshold: from `Budget.log_threshold`.
@@ -43,7 +44,7 @@ class MarginalDetector:
         IncompatibleSketch: the baseline is of another schema.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # the order every caller of the device's detector knows
         self,
         schema: Schema,
         baseline: Window,

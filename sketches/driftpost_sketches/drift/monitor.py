@@ -1,9 +1,9 @@
 """From evidence to alarms: accumulate, decide, hold, clear. Shared by the device's and the fleet's detector.
 
-Each bet's evidence runs through the Shiryaev-Roberts recursion R <- (R + 1) * L (e-detector; Shin, Ramdas and
-Rinaldo 2022): its weighted sum over bets and streams reaches A on average no sooner than after A windows, under
-any dependence between them. Beside it runs the CUSUM of each bet, which remembers where the climb began: the
-onset.
+Each bet's evidence runs through the Shiryaev-Roberts recursion R <- (R + 1) * L (e-detector; Shin, Ramdas
+and Rinaldo 2022): its weighted sum over bets and streams reaches A on average no sooner than after A
+windows, under any dependence between them. Beside it runs the CUSUM of each bet, which remembers where the
+climb began: the onset.
 
 An alarm is held: the families of bets that say so (per stream) are silent until the change is over. Evidence
 that reaches the threshold later belongs to it and is silenced as well if it comes from a named stream that is
@@ -167,7 +167,7 @@ class Monitor:
                         break
 
     def _join(self, standing: Standing, found: tuple[int, int]) -> None:
-        """Silences evidence that belongs to a standing alarm; its stream must be back too before that clears."""
+        """Silences evidence that belongs to a standing alarm; its stream must be back too to clear it."""
         t, bet = found
         if t not in standing.principals and len(standing.principals) < MAX_PRINCIPALS:
             standing.add(t, self.recent.since(max(int(self.run[found]), 1))[t])
@@ -180,7 +180,7 @@ class Monitor:
         strength = self.evidence()
         named = strength >= MEMBER * self.log_threshold
         named[lead] = True
-        order = [int(t) for t in np.argsort(-strength, kind="stable") if named[t]]
+        order = [lead, *(int(t) for t in np.argsort(-strength, kind="stable") if named[t] and t != lead)]
         changed = self.recent.since(took)
         change = describe(
             self.reference,
@@ -189,9 +189,9 @@ class Monitor:
             self.reference.measure(lead, changed[lead]),
         )
         log_e = float(np.logaddexp.reduce(self.log_weights + self.log_r + self._log_share, axis=None))
-        alarm = self._alarm(change, lead, order, np.maximum(strength, 0.0), log_e, took - 1)
+        alarm = self._alarm(change, order, np.maximum(strength, 0.0), log_e=log_e, ago=took - 1)
         number = 1 + max((s.number for s in self.standing), default=0)
-        principals = np.array(sorted(order, key=lambda t: t != lead)[:MAX_PRINCIPALS], dtype=np.int64)
+        principals = np.array(order[:MAX_PRINCIPALS], dtype=np.int64)
         self.standing.append(
             Standing(
                 number=number,
@@ -216,16 +216,15 @@ class Monitor:
         return alarm
 
     def _alarm(
-        self, change: Change, lead: int, order: list[int], strength: FloatArray, log_e: float, ago: int
+        self, change: Change, order: list[int], strength: FloatArray, *, log_e: float, ago: int
     ) -> Alarm:
         names = [stream.name for stream in self.reference.streams]
         # Evidence multiplies: by its logarithm several streams share the credit, by itself one takes it all.
         total = float(strength[order].sum()) or 1.0
-        streams = sorted(((names[t], float(strength[t]) / total) for t in order), key=lambda s: -s[1])
-        others = tuple(name for name, _ in streams if name != names[lead])
+        streams = tuple((names[t], float(strength[t]) / total) for t in order)
         return Alarm(
             state="raised",
-            streams=tuple(sorted(streams, key=lambda s: s[0] != names[lead])),
+            streams=streams,
             kind=change.kind,
             log_e=log_e,
             effect=change.effect,
@@ -233,7 +232,7 @@ class Monitor:
             unit=change.unit,
             direction=change.direction,
             onset_windows_ago=ago,
-            text=sentence(change, others, log_e, ago),
+            text=sentence(change, tuple(names[t] for t in order[1:]), log_e, ago),
         )
 
     def _clear(self, log_e: FloatArray, sums: FloatArray) -> list[Alarm]:
@@ -249,6 +248,7 @@ class Monitor:
             said = standing.alarm
             ago = self.windows - standing.raised_at
             names = ", ".join(name for name, _ in said.streams[:3])
+            text = f"{names}: back to what the reference showed, {ago} windows after the alarm ({said.kind})."
             cleared.append(
                 Alarm(
                     state="cleared",
@@ -260,7 +260,7 @@ class Monitor:
                     unit=said.unit,
                     direction=said.direction,
                     onset_windows_ago=ago,
-                    text=f"{names}: back to what the reference showed, {ago} windows after the alarm ({said.kind}).",
+                    text=text,
                 )
             )
         return cleared

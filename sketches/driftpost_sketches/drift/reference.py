@@ -15,8 +15,8 @@ from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import FIXED_POINT, Window
 
-# Columns of a stream's sums: cell counts, then finite values, fixed-point moments, exact repeats, steps within
-# the cell that has most of them, and the sum of products of neighbouring location scores.
+# Columns of a stream's sums: cell counts, then finite values, fixed-point moments, exact repeats, steps
+# within the cell that has most of them, and the sum of products of neighbouring location scores.
 N, SUM1, SUM2, REPEATS, STAYS, LAG = range(CELLS, CELLS + 6)
 FIELDS = CELLS + 6
 

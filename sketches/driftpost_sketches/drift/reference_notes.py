@@ -68,8 +68,8 @@ def notes_on(schema: Schema, chains: Sequence[Chain], rows: int, distinct: int) 
     notes = []
     if distinct < rows:
         notes.append(
-            f"only {distinct:,} of {rows:,} reference rows are distinct: a repeated set knows no more than the "
-            f"set, so the reference counts as {distinct:,} rows"
+            f"only {distinct:,} of {rows:,} reference rows are distinct: a repeated set knows no more than "
+            f"the set, so the reference counts as {distinct:,} rows"
         )
     independent = []
     for i, chain in zip(schema.tracked_streams, chains, strict=True):
@@ -78,25 +78,25 @@ def notes_on(schema: Schema, chains: Sequence[Chain], rows: int, distinct: int) 
         count = rows / chain.correlation_rows
         if count < FEW_INDEPENDENT:
             notes.append(
-                f"{name}: {rows:,} rows count as only {count:,.0f} independent ones; the reference is too short, or "
-                "sorted (by class, by size) instead of in the order of time"
+                f"{name}: {rows:,} rows count as only {count:,.0f} independent ones; the reference is too "
+                "short, or sorted (by class, by size) instead of in the order of time"
             )
         elif used.any() and float((chain.tau / chain.tau_chain)[used].max()) > LONG_MEMORY:
             notes.append(
-                f"{name}: remembers longer than its last row tells (a slow cycle, a trend, volatile spells?); "
-                "evidence is discounted by that, so changes take longer to prove"
+                f"{name}: remembers longer than its last row tells (a slow cycle, a trend, volatile "
+                "spells?); evidence is discounted by that, so changes take longer to prove"
             )
         if chain.ordered and chain.repeats >= MANY_REPEATS:
             notes.append(
-                f"{name}: {chain.repeats:.0%} of the reference's rows repeat the one before exactly, so a stuck "
-                "sensor is recognised more slowly"
+                f"{name}: {chain.repeats:.0%} of the reference's rows repeat the one before exactly, so a "
+                "stuck sensor is recognised more slowly"
             )
         if chain.ordered and used.any():
             flow = chain.shares[:, None] * chain.matrix
             independent.append(abs(float(chain.scores[0] @ flow @ chain.scores[0])))
     if independent and max(independent) < SHUFFLED / math.sqrt(rows) + 0.01:
         notes.append(
-            "neighbouring rows look independent in every stream: right for unrelated single items, but if rows "
-            "were shuffled, rebuild with the reference in the order of time, or alarms will come too often"
+            "neighbouring rows look independent in every stream: right for unrelated single items, but if "
+            "rows were shuffled, rebuild with the reference in time order, or alarms will come too often"
         )
     return tuple(notes)

@@ -2,13 +2,13 @@
 
 Every explanation is a cause with members. Devices drift inside a cause with a high rate, outside only by
 themselves, rarely; a cause is the better explanation when it makes what was seen more probable by more than
-it costs to single it out among all that could have been named (a Bayes factor with a prior that is shared by all
-candidates). Independently of that, a cohort is named only if so many of its members would hardly ever drift
-each by itself: a binomial tail, times the number of candidates, of at most `alpha`.
+it costs to single it out among all that could have been named (a Bayes factor with a prior that is shared
+by all candidates). Independently of that, a cohort is named only if so many of its members would hardly
+ever drift each by itself: a binomial tail, times the number of candidates, of at most `alpha`.
 
-Causes are taken one by one; each explains its members, and the rest is looked at again. Attributes and pairs of
-attributes are candidates. The work is a few counts over code arrays, so a hundred thousand devices take a
-fraction of a second.
+Causes are taken one by one; each explains its members, and the rest is looked at again. Attributes and
+pairs of attributes are candidates. The work is a few counts over code arrays, so a hundred thousand devices
+take a fraction of a second.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ def explain(
     Args:
         devices: all devices that were looked at.
         attributes: of each device, by key; devices and keys may be missing.
-        drifted: evidence score by device; positive means drifted, devices left out or at 0 did not. Devices that
-            are not among `devices` are ignored.
+        drifted: evidence score by device; positive means drifted, devices left out or at 0 did not. Devices
+            that are not among `devices` are ignored.
         alpha: probability with which a cohort may be named although devices drift each by itself.
         min_support: affected members that a cohort must have.
 
     Returns:
-        Fleet or cohorts first, by evidence, then single devices by score. Every drifted device is affected in at
-        least one explanation.
+        Fleet or cohorts first, by evidence, then single devices by score. Every drifted device is affected in
+            at least one explanation.
     """
     names = list(dict.fromkeys(devices))
     flagged = np.array([drifted.get(name, 0.0) > 0 for name in names], dtype=bool)
@@ -130,21 +130,28 @@ def explain(
         cause = _best(columns, flagged, open_, alpha, max(min_support, 1))
         fleet = None if found else _fleet_score(flagged, alpha, min_support)
         if fleet is not None and (cause is None or fleet >= cause.score):
-            return [_explanation("fleet", (), names, np.ones(len(names), dtype=bool), flagged, fleet)]
+            everyone = np.ones(len(names), dtype=bool)
+            return [_explanation("fleet", (), names, everyone, flagged, score=fleet)]
         if cause is None:
             break
+        ties = _equals(cause, columns, flagged, open_, alpha=alpha, least=max(min_support, 1))
         found.append(
             _explanation(
-                "cohort", cause.attributes, names, cause.members, flagged, cause.score,
-                _equals(cause, columns, flagged, open_, alpha, max(min_support, 1)),
+                "cohort",
+                cause.attributes,
+                names,
+                cause.members,
+                flagged,
+                score=cause.score,
+                alternatives=ties,
             )
-        )  # fmt: skip
+        )
         open_ &= ~cause.members
     left = sorted(np.flatnonzero(flagged & open_).tolist(), key=lambda i: -drifted[names[i]])
     for i in left:
         alone = np.zeros(len(names), dtype=bool)
         alone[i] = True
-        found.append(_explanation("device", (), names, alone, flagged, 0.0))
+        found.append(_explanation("device", (), names, alone, flagged))
     return found
 
 
@@ -250,6 +257,7 @@ def _equals(
     columns: list[_Column],
     flagged: npt.NDArray[np.bool_],
     open_: npt.NDArray[np.bool_],
+    *,
     alpha: float,
     least: int,
 ) -> tuple[Attributes, ...]:
@@ -320,7 +328,8 @@ def _explanation(
     names: list[str],
     members: npt.NDArray[np.bool_],
     flagged: npt.NDArray[np.bool_],
-    score: float,
+    *,
+    score: float = 0.0,
     alternatives: tuple[Attributes, ...] = (),
 ) -> Explanation:
     inside, hit = int(members.sum()), int((members & flagged).sum())

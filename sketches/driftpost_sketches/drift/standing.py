@@ -79,8 +79,8 @@ class Standing:
         self.quiet = np.where(renewed, 0, self.quiet + 1)
         gain = self._for_reference(reference, sums[p])
         self.back = np.where(loud | renewed, 0.0, np.maximum(self.back + gain, 0.0))
-        # What turns out to be no return belongs to the changed state and sharpens its picture. Every such window
-        # is added, those in its favour and those against: a picture of the former only would be a caricature.
+        # What turns out to be no return belongs to the changed state and sharpens its picture. Every such
+        # window is added, in its favour or against: a picture of the former only would be a caricature.
         self.pending += sums[p]
         none = self.back <= 0.0
         self.changed[none] += self.pending[none]

@@ -61,7 +61,7 @@ def restore(monitor: Monitor, bets_id: bytes, data: bytes) -> None:
         UnsupportedVersion: written by a newer format.
         IncompatibleSketch: the state of another calibration or threshold.
     """
-    reader = Reader(unwrap(data, MAGIC, VERSION, "a detector's state", MAX_BYTES, MAX_BYTES))
+    reader = Reader(unwrap(data, MAGIC, VERSION, "a detector's state", most=MAX_BYTES, most_plain=MAX_BYTES))
     schema_id, bets, windows, streams, width, blocks, standing = _HEAD.unpack(reader.take(_HEAD.size))
     if schema_id != monitor.reference.schema.id or bets != bets_id:
         raise IncompatibleSketch(monitor.reference.schema.id, schema_id)

@@ -1,9 +1,9 @@
 """Which tilts are bet on, and how boldly: checked against the reference's own blocks.
 
-A tilt's evidence has mean 1 under the chain. Under the real reference its mean over blocks can be measured: it is
-the mean of exp(size * sum of scores - length * log rho). Where slow swings or bursts lift it above 1, the bet is
-tempered (its logarithm multiplied by eta < 1) until it is not; that function of eta is convex, 0 at 0 and falls
-there, so the largest admissible eta is a single root.
+A tilt's evidence has mean 1 under the chain. Under the real reference its mean over blocks can be measured:
+it is the mean of exp(size * sum of scores - length * log rho). Where slow swings or bursts lift it above 1,
+the bet is tempered (its logarithm multiplied by eta < 1) until it is not; the log of that mean is convex in
+eta, 0 at 0 and falls there, so the largest admissible eta is a single root.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def plan_tilts(
 
 
 def admissible(series: FloatArray, size: float, log_rho: float, temper: float, tau: float) -> float:
-    """Largest factor, at most `temper`, at which a tilt's evidence has mean 1 or less over the reference's blocks.
+    """Largest factor, at most `temper`, at which a tilt's evidence has mean 1 or less over blocks.
 
     Args:
         series: float64[n], the score of every reference row, in time order.
