@@ -96,10 +96,10 @@ def _receive_frame(sock: socket.socket, deadline: float | None) -> tuple[bytes, 
     header_size, payload_size = _LENGTHS.unpack(_receive(sock, _LENGTHS.size, deadline))
     if header_size > _MAX_HEADER or payload_size > _MAX_PAYLOAD:
         raise _Unreadable(f"lengths {header_size} and {payload_size}")
+    if payload_size > _SMALL:
+        return bytes(_receive(sock, header_size, deadline)), _receive(sock, payload_size, deadline)
+    # One read for both; what is then moved to the front, so that tensors are aligned, is small.
     body = _receive(sock, header_size + payload_size, deadline)
-    if not payload_size:
-        return bytes(body), bytearray()
-    # The header is cut off in place: small, and the payload then starts at an aligned address.
     header = bytes(body[:header_size])
     del body[:header_size]
     return header, body
@@ -194,6 +194,7 @@ class _Child:
         self.started = started
         self.ended = threading.Event()
         self._log = b""
+        self._lock = threading.Lock()
         stderr = process.stderr
         assert stderr is not None
         os.set_blocking(stderr.fileno(), False)
@@ -201,7 +202,13 @@ class _Child:
 
     def drain(self) -> None:
         """Read what the child wrote to its standard error, keeping the last of it."""
-        with contextlib.suppress(BlockingIOError, ValueError):
+        with self._lock:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self._stderr.closed:
+            return
+        with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self._stderr.fileno(), 1 << 16):
                 self._log = (self._log + chunk)[-_LOG_BYTES:]
 
@@ -210,13 +217,15 @@ class _Child:
         return self._log.decode(errors="replace")
 
     def kill(self) -> None:
-        """End the process and wait for the keeper to have collected it."""
-        self.sock.close()
-        if not self.ended.wait(0):
-            self.process.kill()
-            self.ended.wait(_STOP_S)
-        self.drain()
-        self._stderr.close()
+        """End the process and wait for the keeper to have collected it; a second call does nothing."""
+        # Whoever closes and whoever was waiting for an answer come here at the same time.
+        with self._lock:
+            self.sock.close()
+            if not self.ended.wait(0):
+                self.process.kill()
+                self.ended.wait(_STOP_S)
+            self._drain()
+            self._stderr.close()
 
     def stop(self) -> None:
         """Let the process end by itself, then end it."""

@@ -123,31 +123,35 @@ class Image(Probe):
         below = self._scaled(planes[:, :, 1::stride, : wide - 1 : stride])
         flat = here.reshape(rows, -1)
         grey = here.mean(axis=1).reshape(rows, -1) if channels > 1 else flat
-        brightness = grey.mean(axis=1, dtype=np.float64)
-        contrast = grey.std(axis=1, dtype=np.float64)
+        brightness, contrast = grey.mean(axis=1), grey.std(axis=1)
         right -= here
         below -= here
-        steps = np.einsum("ij,ij->i", right.reshape(rows, -1), right.reshape(rows, -1), dtype=np.float64)
-        steps += np.einsum("ij,ij->i", below.reshape(rows, -1), below.reshape(rows, -1), dtype=np.float64)
+        # Single precision throughout: rows are short, numpy sums pairwise, and memory traffic is what costs.
+        across, down = right.reshape(rows, -1), below.reshape(rows, -1)
+        steps = np.einsum("ij,ij->i", across, across) + np.einsum("ij,ij->i", down, down)
         edges = np.sqrt(steps / (2 * flat.shape[1]))
         sharpness = np.where(contrast > _FLAT, edges / np.maximum(contrast, _FLAT), contrast * 0.0)
         dark = np.count_nonzero(flat <= SATURATED, axis=1) / flat.shape[1]
         bright = np.count_nonzero(flat >= 1 - SATURATED, axis=1) / flat.shape[1]
-        columns = [brightness, contrast, sharpness, dark, bright, self._change(flat)]
+        columns = [brightness, contrast, sharpness, dark, bright, self._change(flat, across)]
         if self._coloured:
-            colour = here.reshape(rows, channels, -1).mean(axis=2, dtype=np.float64)
+            colour = here.reshape(rows, channels, -1).mean(axis=2)
             total = colour.sum(axis=1)
             # A black image has no colour: its balance is neutral, not missing.
             neutral = ~(np.abs(total) > _FLAT) & np.isfinite(total)
             columns += [np.where(neutral, 1 / 3, colour[:, c] / total) for c in (0, 2)]
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1).astype(np.float64)
 
-    def _change(self, flat: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def _change(
+        self, flat: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
         """Mean absolute step from the frame before, across the borders of blocks."""
-        change = np.full(len(flat), np.nan)
+        np.subtract(flat[1:], flat[:-1], out=scratch[1:])
         if self._last is not None and self._last.shape == flat[0].shape:
-            change[0] = np.abs(flat[0] - self._last).mean(dtype=np.float64)
-        if len(flat) > 1:
-            change[1:] = np.abs(flat[1:] - flat[:-1]).mean(axis=1, dtype=np.float64)
+            np.subtract(flat[0], self._last, out=scratch[0])
+        else:
+            scratch[0] = np.nan
+        np.abs(scratch, out=scratch)
         self._last = flat[-1].copy()
+        change: npt.NDArray[np.float32] = scratch.mean(axis=1)
         return change
