@@ -20,11 +20,7 @@ BLOCK = re.compile(
 )
 READY_S = 60.0
 # Nobody waits half a minute for a camera in a test; two-second windows show the same in a fifth of the time.
-SHORTER = {
-    "--window-seconds 10": "--window-seconds 2",
-    "camera.py 30": "camera.py 8",
-    "camera.py 60": "camera.py 14",
-}
+SHORTER = {"--window-seconds 10": "--window-seconds 2", "npz 30": "npz 8", "npz 60": "npz 14"}
 INCIDENT_S = 60.0
 
 
@@ -178,7 +174,7 @@ def test_a_newcomer_guards_a_model_by_typing_the_walk_through(reader):
 
     metadata = reader.said[f"curl -s http://127.0.0.1:{reader.ports['8600']}/v2/models/meter"]
     assert '"INT8"' in metadata
-    assert "'verdict': 'ok'" in reader.said["python camera.py 8"]
+    assert "'verdict': 'ok'" in reader.said["python feed.py reference.npz 8"]
 
     deadline = time.monotonic() + INCIDENT_S
     while "incidents    1" not in (status := reader.ask("driftpost", "aggregator", "status")):
