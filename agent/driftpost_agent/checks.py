@@ -27,6 +27,7 @@ from driftpost_sketches.drift.detector import DriftDetector
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.schema import Role, Schema
 from driftpost_sync.clock import Clock
+from driftpost_sync.errors import MessageTooLarge
 from driftpost_sync.messages import FindingBody, Source, WindowBody
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,11 @@ class _Standing:
 class WindowChecks:
     """Checks the windows of one bundle and records them.
 
+    Attributes:
+        remembered: the latest findings, also without a store.
+        store_problem: why windows can't be stored now, "" when they can.
+        given_up: windows that were too large for any message.
+
     Args:
         bundle: whose windows.
         store: where they go; None checks and remembers findings only.
@@ -106,6 +112,7 @@ class WindowChecks:
         self._findings = 0
         self.remembered: deque[FindingBody] = deque(maxlen=MAX_REMEMBERED)
         self.store_problem = ""
+        self.given_up = 0
         self._restore()
 
     @property
@@ -174,6 +181,10 @@ class WindowChecks:
                     log.error("the store can't be written, windows wait in memory: %s", error)
                 self.store_problem = str(error)
                 return
+            except MessageTooLarge as error:
+                # It will never fit, and must not hold up those behind it.
+                log.error("a window of %d rows is given up: %s", closed.window.rows, error)
+                self.given_up += 1
             self._waiting.popleft()
             if self.store_problem:
                 log.info("the store can be written again")

@@ -38,7 +38,7 @@ from driftpost_agent.runtime_findings import (
 )
 from driftpost_agent.server import InferenceServer
 from driftpost_agent.serving import Serving
-from driftpost_agent.store import Store
+from driftpost_agent.store import Store, unusable
 from driftpost_agent.uplink import Uplink
 from driftpost_agent.verdict import GuardedResult
 from driftpost_models.bundle import Bundle
@@ -112,10 +112,12 @@ class Daemon:
         self._findings = RuntimeFindings(self._store, clock)
         self._meter = Meter()
         self._serving: Serving | None = None
-        self._crash: RuntimeCrashed | None = None
+        self._crash = ""
+        self._last_crash: Exception | None = None
         self._crashed_at = 0.0
         self._self_test_problem = ""
         self._refused_pointer = ""
+        self._said = ""
         self._link_exit = threading.Event()
         self._uplink: Uplink | None = None
         self._server: InferenceServer | None = None
@@ -181,7 +183,10 @@ class Daemon:
             AgentError: it can't start; nothing is left running.
         """
         try:
-            self._start()
+            try:
+                self._start()
+            except sqlite3.Error as error:
+                raise unusable(self._store.path, error) from error
             self._notifier.ready(self._summary())
             log.info("ready", extra={"address": f"{self._settings.text('server.host')}:{self._port()}"})
             while not self._exit.wait(ROUND_S):
@@ -244,8 +249,9 @@ class Daemon:
         """What the supervisor looks after, every half second."""
         now = self._monotonic()
         self._follow_pointer()
-        if self._crash is not None and now - self._crashed_at > STABLE_S:
-            self._crash = None
+        self._watch_model()
+        if self._crash and now - self._crashed_at > STABLE_S:
+            self._crash = ""
             self._findings.clear(MODEL_CRASHED, f"the model has run for {STABLE_S:.0f} s without a crash")
         serving = self._serving
         if serving is not None:
@@ -258,7 +264,10 @@ class Daemon:
         if now >= self._prune_due:
             self._prune_due = now + PRUNE_S
             self._store.prune(round(self._settings.number("store.history_mb") * 2**20))
-        self._notifier.status(self._summary())
+        summary = self._summary()
+        if summary != self._said:
+            self._said = summary
+            self._notifier.status(summary)
 
     def _stop(self) -> None:
         """Stop within 5 s: take no more requests, record the open window, say what there is to say, end."""
@@ -403,11 +412,23 @@ class Daemon:
 
     def _model_failed(self, error: Exception) -> None:
         """Called from a request's thread when the model gave no answer."""
-        serving = self._serving
-        if not isinstance(error, RuntimeCrashed) or isinstance(error, RuntimeBackingOff) or serving is None:
-            return
-        self._crash, self._crashed_at = error, self._monotonic()
-        self._findings.raise_(MODEL_CRASHED, str(error), serving.bundle.id)
+        if isinstance(error, RuntimeCrashed) and not isinstance(error, RuntimeBackingOff):
+            self._model_crashed(str(error))
+
+    def _watch_model(self) -> None:
+        """Notice a crash that no call saw: the model died between two of them."""
+        runtime = self._serving.guard.runtime if self._serving else None
+        crash = getattr(runtime, "last_crash", None)
+        if crash is not None and crash is not self._last_crash:
+            self._last_crash = crash
+            self._model_crashed(str(crash))
+        elif not getattr(runtime, "alive", True) and not self._crash:
+            self._model_crashed("the model's process has ended; the next call starts it again")
+
+    def _model_crashed(self, text: str) -> None:
+        self._crash, self._crashed_at = text, self._monotonic()
+        if self._serving is not None:
+            self._findings.raise_(MODEL_CRASHED, text, self._serving.bundle.id)
         self._wake_uplink()
 
     def _health(self) -> tuple[Health, tuple[str, ...]]:
@@ -417,7 +438,7 @@ class Daemon:
             Signs(
                 serving=runtime is not None and bool(getattr(runtime, "alive", True)),
                 stalled=self._stalled(),
-                model_problem=str(self._crash or ""),
+                model_problem=self._crash,
                 store_problem=self._store_problem(),
                 link_problem=problem,
                 link_down_s=down_s,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sqlite3
 import threading
 import time
 import zlib
@@ -212,6 +213,8 @@ class Handler(BaseHTTPRequestHandler):
                 # What was not read would be taken for the next request.
                 self.close_connection = True
             self._send_json({"error": error.problem}, error.status)
+        except sqlite3.Error as error:
+            self._send_json({"error": f"the store can't be read now: {error}"}, 503)
 
     _body_read = False
 

@@ -137,7 +137,7 @@ TABLE = SettingsTable(
         Setting(
             "sync.ledger_seconds",
             float,
-            300.0,
+            3600.0,
             "s",
             "how often the account of all windows is sent",
             minimum=1,

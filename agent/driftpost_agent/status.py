@@ -59,6 +59,7 @@ def window_facts(serving: Serving | None, store: Store) -> dict[str, Any]:
     facts["sent"] = store.windows_sent()
     facts["lost_rows"] = total.lost_rows_at_start
     facts["open_rows"] = serving.guard.recorder.open_rows if serving else 0
+    facts["given_up"] = serving.guard.checks.given_up if serving else 0
     facts["waiting_for_store"] = serving.guard.checks.waiting if serving else 0
     return facts
 

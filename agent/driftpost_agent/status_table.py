@@ -67,6 +67,8 @@ def _windows(document: Mapping[str, Any]) -> Iterator[str]:
     yield _row("", f"{every}{windows['open_rows']} rows in the open one")
     if windows["waiting_for_store"]:
         yield _row("", f"! {windows['waiting_for_store']} wait in memory: {document['store']['problem']}")
+    if windows["given_up"]:
+        yield _row("", f"! {windows['given_up']} were too large to be kept; track fewer streams")
     if windows["lost_rows"]:
         yield _row("", f"{windows['lost_rows']} rows were lost when the agent was killed")
 

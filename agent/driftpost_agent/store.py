@@ -145,7 +145,7 @@ class Store:
             if connection is not None:
                 connection.close()
             os.close(claim)
-            raise StoreUnusable(path, str(error), _remedy(error)) from error
+            raise unusable(path, error) from error
         return store
 
     @property
@@ -431,7 +431,7 @@ def _claim(path: Path) -> int:
         lock = path.with_name(path.name + ".lock")
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise StoreUnusable(path, error.strerror or str(error), _remedy(error)) from error
+        raise unusable(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -493,12 +493,15 @@ def _files(path: Path) -> tuple[Path, ...]:
     return (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"))
 
 
-def _remedy(error: Exception) -> str:
+def unusable(path: Path, error: sqlite3.Error | OSError) -> StoreUnusable:
+    """What a failed open or write means for a person, and what to do about it."""
     text = str(error).lower()
+    remedy = "Check the disk and store.path."
     if "full" in text or "no space" in text:
-        return "Free some space on its disk."
-    if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
-        return "Let the agent's user write to its folder, or change store.path."
-    if "locked" in text:
-        return "Close the program that has it open."
-    return "Check the disk and store.path."
+        remedy = "Free some space on its disk."
+    elif "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
+        remedy = "Let the agent's user write to its folder, or change store.path."
+    elif "locked" in text:
+        remedy = "Close the program that has it open."
+    problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return StoreUnusable(path, problem, remedy)

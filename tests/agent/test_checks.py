@@ -134,3 +134,17 @@ def test_a_guard_without_a_store_still_finds_drift(mlp_bundle: Bundle) -> None:
     assert findings[0].bundle == mlp_bundle.id
     assert findings[0].text
     assert findings[0].onset_mono <= findings[0].mono
+
+
+def test_a_window_that_no_message_can_hold_does_not_hold_up_the_others(
+    mlp_bundle: Bundle, store: FullDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    guard = Guard(mlp_bundle, store=store, clock=clock, window_seconds=1.0, threaded=False)
+    monkeypatch.setattr("driftpost_sync.messages.MAX_BODY_BYTES", 100)
+    record(guard, clock, 1)
+    monkeypatch.undo()
+    record(guard, clock, 2)
+    assert guard.checks.given_up == 1
+    assert store.outbox_total().recorded.windows == 2
+    guard.close()

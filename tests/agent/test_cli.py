@@ -88,6 +88,7 @@ def document(**changes: Any) -> dict[str, Any]:
             "open_rows": 1,
             "waiting_for_store": 7,
             "lost_rows": 12,
+            "given_up": 1,
         },
         "findings": {
             "raised": 2,
@@ -123,6 +124,7 @@ def test_the_page_names_every_trouble() -> None:
         "5 recorded, 4 sent, 3 acknowledged, 2 pending",
         "! 7 wait in memory: disk full",
         "12 rows were lost",
+        "1 were too large",
         "! refused",
         "! another device uses this name",
         "! brightness fell (since 2026-01-01)",
