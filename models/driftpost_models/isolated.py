@@ -1,9 +1,6 @@
 """A model in a process of its own: what corrupts its heap, aborts or hangs does so there.
 
-Parent and child speak over a socket pair in frames: two lengths, a msgpack header, then raw tensors, each
-padded to `_ALIGN` bytes. The model's bytes travel the same way, so the child needs no file. Everything that
-comes from the child is checked as if from a stranger: a model that writes where it should not may have
-written over the reply.
+The model's bytes travel over the same socket as its tensors, so the child needs no file.
 """
 
 from __future__ import annotations
@@ -11,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import queue
 import signal
 import socket
-import struct
-import subprocess
 import sys
 import threading
 import time
@@ -34,32 +28,26 @@ from driftpost_models.errors import (
     RuntimeBackingOff,
     RuntimeCrashed,
 )
+from driftpost_models.frames import (
+    Closed,
+    Layout,
+    Unreadable,
+    pack_layout,
+    parse_layout,
+    raw_parts,
+    receive_frame,
+    send_frame,
+    unpack_header,
+    views,
+)
+from driftpost_models.keeper import STOP_S, Child, Keeper
 from driftpost_models.runtime import Array, Runtime, TensorSpec, check_inputs, load_model, read_model
-
-_LENGTHS = struct.Struct("<IQ")
-_ALIGN = 16
-"""Bytes. Runtimes read tensors with vector instructions; views into the frame keep to them."""
-
-_MAX_HEADER = 1 << 20
-"""Bytes. A thousand tensors with long names fit in a tenth of it."""
-
-_MAX_PAYLOAD = 1 << 30
-"""Bytes. Twice the largest model; a reply beyond it is garbage."""
-
-_SMALL = 1 << 16
-"""Bytes up to which one joined send beats several."""
 
 _KEPT_HEADERS = 64
 """Distinct shapes whose headers are kept ready."""
 
-_LOG_BYTES = 4096
-"""Bytes of the child's standard error that are kept for its last words."""
-
 _DRAIN_EVERY = 256
 """Calls between looks into the child's standard error, so that its pipe (64 kB) never fills."""
-
-_STOP_S = 1.0
-"""Seconds that a child gets to end by itself."""
 
 STABLE_S = 60.0
 """Seconds without a crash after which the back-off begins anew."""
@@ -69,235 +57,6 @@ LONGEST_DELAY_S = 60.0
 """Seconds of back-off: none after the first crash, then 0.5 doubling to a minute."""
 
 _PR_SET_PDEATHSIG = 1
-
-
-class _Closed(Exception):
-    """The other end is gone."""
-
-
-class _Unreadable(Exception):
-    """The frame makes no sense."""
-
-
-def _receive(sock: socket.socket, size: int, deadline: float | None) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    while view:
-        if deadline is not None:
-            sock.settimeout(max(deadline - time.monotonic(), 1e-4))
-        got = sock.recv_into(view)
-        if got == 0:
-            raise _Closed
-        view = view[got:]
-    return buffer
-
-
-def _receive_frame(sock: socket.socket, deadline: float | None) -> tuple[bytes, bytearray]:
-    header_size, payload_size = _LENGTHS.unpack(_receive(sock, _LENGTHS.size, deadline))
-    if header_size > _MAX_HEADER or payload_size > _MAX_PAYLOAD:
-        raise _Unreadable(f"lengths {header_size} and {payload_size}")
-    if payload_size > _SMALL:
-        return bytes(_receive(sock, header_size, deadline)), _receive(sock, payload_size, deadline)
-    # One read for both; what is then moved to the front, so that tensors are aligned, is small.
-    body = _receive(sock, header_size + payload_size, deadline)
-    header = bytes(body[:header_size])
-    del body[:header_size]
-    return header, body
-
-
-def _send_frame(
-    sock: socket.socket, header: bytes, parts: Sequence[memoryview | bytes], deadline: float | None
-) -> None:
-    size = sum(len(part) for part in parts)
-    head = _LENGTHS.pack(len(header), size) + header
-    if deadline is not None:
-        sock.settimeout(max(deadline - time.monotonic(), 1e-4))
-    if size <= _SMALL:
-        sock.sendall(b"".join((head, *parts)))
-        return
-    sock.sendall(head)
-    for part in parts:
-        if deadline is not None:
-            sock.settimeout(max(deadline - time.monotonic(), 1e-4))
-        sock.sendall(part)
-
-
-def _raw(tensors: Sequence[Array]) -> list[memoryview | bytes]:
-    parts: list[memoryview | bytes] = []
-    for tensor in tensors:
-        raw = np.ascontiguousarray(tensor).tobytes() if tensor.nbytes <= _SMALL else _flat(tensor)
-        parts.append(raw)
-        if len(raw) % _ALIGN:
-            parts.append(bytes(-len(raw) % _ALIGN))
-    return parts
-
-
-def _flat(tensor: Array) -> memoryview:
-    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
-
-
-_Layout = tuple[tuple[str, "np.dtype[np.generic]", tuple[int, ...]], ...]
-
-
-def _pack_layout(names: Sequence[str], tensors: Sequence[Array]) -> list[object]:
-    return [[name, t.dtype.str, list(t.shape)] for name, t in zip(names, tensors, strict=True)]
-
-
-def _parse_layout(plain: object) -> _Layout:
-    layout = []
-    try:
-        for name, dtype, shape in cast("list[tuple[str, str, list[int]]]", plain):
-            parsed = np.dtype(dtype)
-            if (
-                not isinstance(name, str)
-                or parsed.kind not in "biuf"
-                or any(type(d) is not int or d < 0 for d in shape)
-            ):
-                raise _Unreadable(f"tensor {name!r}")
-            layout.append((name, parsed, tuple(shape)))
-    except (TypeError, ValueError) as error:
-        raise _Unreadable("tensor layout") from error
-    return tuple(layout)
-
-
-def _views(layout: _Layout, payload: bytearray) -> dict[str, Array]:
-    at = 0
-    tensors: dict[str, Array] = {}
-    for name, dtype, shape in layout:
-        count = 1
-        for d in shape:
-            count *= d
-        size = count * dtype.itemsize
-        if size > len(payload) - at:
-            raise _Unreadable("tensors longer than the frame")
-        tensors[name] = np.frombuffer(payload, dtype, count, at).reshape(shape)
-        at += size + (-size % _ALIGN)
-    return tensors
-
-
-def _unpack(header: bytes) -> dict[str, object]:
-    try:
-        plain = msgpack.unpackb(header, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise _Unreadable("header") from error
-    if not isinstance(plain, dict):
-        raise _Unreadable("header")
-    return plain
-
-
-class _Child:
-    """One started process with our end of its socket."""
-
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, started: float) -> None:
-        self.process = process
-        self.sock = sock
-        self.started = started
-        self.ended = threading.Event()
-        self._log = b""
-        self._lock = threading.Lock()
-        stderr = process.stderr
-        assert stderr is not None
-        os.set_blocking(stderr.fileno(), False)
-        self._stderr = stderr
-
-    def drain(self) -> None:
-        """Read what the child wrote to its standard error, keeping the last of it."""
-        with self._lock:
-            self._drain()
-
-    def _drain(self) -> None:
-        if self._stderr.closed:
-            return
-        with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._stderr.fileno(), 1 << 16):
-                self._log = (self._log + chunk)[-_LOG_BYTES:]
-
-    @property
-    def log(self) -> str:
-        return self._log.decode(errors="replace")
-
-    def kill(self) -> None:
-        """End the process and wait for the keeper to have collected it; a second call does nothing."""
-        # Whoever closes and whoever was waiting for an answer come here at the same time.
-        with self._lock:
-            self.sock.close()
-            if not self.ended.wait(0):
-                self.process.kill()
-                self.ended.wait(_STOP_S)
-            self._drain()
-            self._stderr.close()
-
-    def stop(self) -> None:
-        """Let the process end by itself, then end it."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.ended.wait(_STOP_S)
-        self.kill()
-
-
-class _Keeper:
-    """The one thread that starts children and collects them.
-
-    Linux sends the parent-death signal when the *thread* that started the child ends. A request handler's
-    thread would take the model with it; this one lives as long as the runtime.
-    """
-
-    def __init__(self) -> None:
-        self._requests: queue.SimpleQueue[queue.SimpleQueue[_Child | OSError] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="driftpost-model-keeper", daemon=True)
-        self._current: _Child | None = None
-        self._thread.start()
-
-    def start(self) -> _Child:
-        """Start a process; raises OSError where the system has none left."""
-        answer: queue.SimpleQueue[_Child | OSError] = queue.SimpleQueue()
-        self._requests.put(answer)
-        child = answer.get()
-        if isinstance(child, OSError):
-            raise child
-        return child
-
-    def close(self) -> None:
-        """End the child and the thread."""
-        child = self._current
-        if child is not None:
-            child.stop()
-        self._requests.put(None)
-        self._thread.join(_STOP_S)
-
-    def _run(self) -> None:
-        while (answer := self._requests.get()) is not None:
-            try:
-                child = _spawn()
-            except OSError as error:
-                answer.put(error)
-                continue
-            self._current = child
-            answer.put(child)
-            child.process.wait()
-            child.ended.set()
-
-
-def _spawn() -> _Child:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "driftpost_models.isolated", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                cwd="/",  # `-m` puts the working directory first on the path; nothing there may shadow us
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in sys.path if p),
-                },
-            )
-        except OSError:
-            ours.close()
-            raise
-    return _Child(process, ours, time.monotonic())
 
 
 class IsolatedRuntime:
@@ -336,16 +95,16 @@ class IsolatedRuntime:
         self._clock = clock
         self._lock = threading.Lock()
         self._closed = False
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._crashes_in_a_row = 0
         self._not_before = 0.0
         self._started_at = 0.0
         self._calls = 0
         self._headers: dict[tuple[tuple[int, ...], ...], bytes] = {}
-        self._layouts: dict[bytes, _Layout] = {}
+        self._layouts: dict[bytes, Layout] = {}
         self.restarts = 0
         self.last_crash: RuntimeCrashed | None = None
-        self._keeper = _Keeper()
+        self._keeper = Keeper()
         self._finalizer = weakref.finalize(self, self._keeper.close)
         try:
             with self._lock:
@@ -361,7 +120,7 @@ class IsolatedRuntime:
                 f"The model ends its process while it is loaded: {crash}.",
                 "It is damaged or meets a defect of the runtime: convert it again, or update the runtime.",
             ) from crash
-        except (ModelRefused, _Unreadable, KeyError, ValueError):
+        except (ModelRefused, Unreadable, KeyError, ValueError):
             self.close()
             raise
         self._names = [spec.name for spec in self.inputs]
@@ -393,13 +152,13 @@ class IsolatedRuntime:
             child = self._ready()
             deadline = time.monotonic() + self._deadline_s
             try:
-                _send_frame(child.sock, self._header(tensors), _raw(tensors), deadline)
-                header, payload = _receive_frame(child.sock, deadline)
+                send_frame(child.sock, self._header(tensors), raw_parts(tensors), deadline)
+                header, payload = receive_frame(child.sock, deadline)
                 layout = self._layouts.get(header)
                 if layout is None:
                     layout = self._read_reply(header)
-                outputs = _views(layout, payload)
-            except (TimeoutError, _Closed, _Unreadable, OSError) as error:
+                outputs = views(layout, payload)
+            except (TimeoutError, Closed, Unreadable, OSError) as error:
                 raise self._crashed(error, f"{self._deadline_s:g} s") from error
             self._calls += 1
             if self._calls % _DRAIN_EVERY == 0:
@@ -415,29 +174,29 @@ class IsolatedRuntime:
         shapes = tuple([t.shape for t in tensors])
         header = self._headers.get(shapes)
         if header is None:
-            header = cast("bytes", msgpack.packb({"op": "run", "t": _pack_layout(self._names, tensors)}))
+            header = cast("bytes", msgpack.packb({"op": "run", "t": pack_layout(self._names, tensors)}))
             if len(self._headers) < _KEPT_HEADERS:
                 self._headers[shapes] = header
         return header
 
-    def _read_reply(self, header: bytes) -> _Layout:
-        plain = _unpack(header)
+    def _read_reply(self, header: bytes) -> Layout:
+        plain = unpack_header(header)
         if "failed" in plain:
             raise InferenceFailed(str(plain["failed"]))
-        layout = _parse_layout(plain.get("t"))
+        layout = parse_layout(plain.get("t"))
         if [(name, dtype) for name, dtype, _ in layout] != [(s.name, s.dtype) for s in self.outputs]:
-            raise _Unreadable("other outputs than the model has")
+            raise Unreadable("other outputs than the model has")
         if len(self._layouts) < _KEPT_HEADERS:
             self._layouts[header] = layout
         return layout
 
-    def _ready(self) -> _Child:
+    def _ready(self) -> Child:
         """The running child, started again if its time has come."""
         if self._closed:
             raise InferenceFailed("the model was closed")
         child = self._child
         if child is not None and child.ended.is_set():
-            self._crashed(_Closed(), "")
+            self._crashed(Closed(), "")
             child = None
         if child is None:
             wait = self._not_before - self._clock()
@@ -461,9 +220,9 @@ class IsolatedRuntime:
             raise RuntimeCrashed("exit", f"no new process could be started: {error.strerror}") from error
         deadline = time.monotonic() + self._start_deadline_s
         try:
-            _send_frame(child.sock, self._load_header, [self._content], deadline)
-            facts = _unpack(_receive_frame(child.sock, deadline)[0])
-        except (TimeoutError, _Closed, _Unreadable, OSError) as error:
+            send_frame(child.sock, self._load_header, [self._content], deadline)
+            facts = unpack_header(receive_frame(child.sock, deadline)[0])
+        except (TimeoutError, Closed, Unreadable, OSError) as error:
             raise self._crashed(error, f"{self._start_deadline_s:g} s of loading") from error
         refused = facts.get("refused")
         if refused is not None:
@@ -480,16 +239,16 @@ class IsolatedRuntime:
         if self._closed:
             child.kill()
             return RuntimeCrashed("exit", "closed")
-        if isinstance(error, (_Closed, OSError)) and not isinstance(error, TimeoutError):
+        if isinstance(error, (Closed, OSError)) and not isinstance(error, TimeoutError):
             # The socket closes a moment before the process has ended and its status is known.
-            child.ended.wait(_STOP_S)
+            child.ended.wait(STOP_S)
         by_itself = child.ended.is_set()
         child.kill()
         self._child = None
         status = child.process.returncode
         if isinstance(error, TimeoutError):
             crash = RuntimeCrashed("deadline", deadline, child.log)
-        elif isinstance(error, _Unreadable) or not by_itself:
+        elif isinstance(error, Unreadable) or not by_itself:
             crash = RuntimeCrashed("protocol", str(error), child.log)
         elif status is not None and status < 0:
             crash = RuntimeCrashed("signal", _signal_name(-status), child.log)
@@ -518,7 +277,7 @@ def _signal_name(number: int) -> str:
 
 def _specs(plain: object) -> tuple[TensorSpec, ...]:
     if not isinstance(plain, list):
-        raise _Unreadable("signature")
+        raise Unreadable("signature")
     return tuple(TensorSpec.from_dict(item) for item in plain)
 
 
@@ -535,12 +294,12 @@ def _die_with(parent: int) -> None:
 
 def _serve(sock: socket.socket) -> None:
     runtime: Runtime | None = None
-    layouts: dict[bytes, _Layout] = {}
+    layouts: dict[bytes, Layout] = {}
     while True:
-        header, payload = _receive_frame(sock, None)
+        header, payload = receive_frame(sock, None)
         layout = layouts.get(header)
         if layout is None:
-            order = _unpack(header)
+            order = unpack_header(header)
             if order.get("op") == "load":
                 kind, threads = order.get("kind"), order.get("threads")
                 try:
@@ -550,7 +309,7 @@ def _serve(sock: socket.socket) -> None:
                         threads=threads if isinstance(threads, int) else 1,
                     )
                 except ModelRefused as refused:
-                    _send_frame(sock, msgpack.packb({"refused": [refused.reason, refused.remedy]}), [], None)
+                    send_frame(sock, msgpack.packb({"refused": [refused.reason, refused.remedy]}), [], None)
                     continue
                 facts = {
                     "kind": runtime.kind,
@@ -559,20 +318,20 @@ def _serve(sock: socket.socket) -> None:
                     "inputs": [spec.to_dict() for spec in runtime.inputs],
                     "outputs": [spec.to_dict() for spec in runtime.outputs],
                 }
-                _send_frame(sock, msgpack.packb(facts), [], None)
+                send_frame(sock, msgpack.packb(facts), [], None)
                 continue
-            layout = _parse_layout(order.get("t"))
+            layout = parse_layout(order.get("t"))
             if len(layouts) < _KEPT_HEADERS:
                 layouts[header] = layout
         assert runtime is not None
         try:
-            outputs = runtime.run(_views(layout, payload))
+            outputs = runtime.run(views(layout, payload))
         except (InferenceFailed, InputMismatch, MemoryError) as error:
-            _send_frame(sock, msgpack.packb({"failed": str(error) or "out of memory"}), [], None)
+            send_frame(sock, msgpack.packb({"failed": str(error) or "out of memory"}), [], None)
             continue
         names = [spec.name for spec in runtime.outputs]
         tensors = [np.asarray(outputs[name]) for name in names]
-        _send_frame(sock, msgpack.packb({"t": _pack_layout(names, tensors)}), _raw(tensors), None)
+        send_frame(sock, msgpack.packb({"t": pack_layout(names, tensors)}), raw_parts(tensors), None)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -581,7 +340,7 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with(int(arguments[1]))
-    with socket.socket(fileno=int(arguments[0])) as sock, contextlib.suppress(_Closed, ConnectionError):
+    with socket.socket(fileno=int(arguments[0])) as sock, contextlib.suppress(Closed, ConnectionError):
         _serve(sock)
     # Past this point only destructors of a possibly corrupted heap would run.
     os._exit(0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from driftpost_models import isolated
+from driftpost_models import isolated, keeper
 from driftpost_models.errors import InferenceFailed, ModelRefused, RuntimeBackingOff, RuntimeCrashed
 from driftpost_models.isolated import IsolatedRuntime
 from models import onnx_files, tflite_files
@@ -150,7 +150,7 @@ def test_a_refusal_in_the_child_arrives_with_its_reason_and_leaves_no_process(op
 
 
 def test_a_model_that_never_finishes_loading_is_refused(opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "_spawn", _spawner("import time; time.sleep(60)"))
+    monkeypatch.setattr(keeper, "spawn", _spawner("import time; time.sleep(60)"))
     with pytest.raises(ModelRefused, match=r"did not answer within 0\.3 s of loading"):
         opened(onnx_files.identity(), start_deadline_s=0.3)
 
@@ -159,7 +159,7 @@ def test_a_model_that_ends_its_process_while_loading_is_refused(
     opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = "import os, sys; sys.stderr.write('heap is broken\\n'); sys.stderr.flush(); os.abort()"
-    monkeypatch.setattr(isolated, "_spawn", _spawner(script))
+    monkeypatch.setattr(keeper, "spawn", _spawner(script))
     with pytest.raises(ModelRefused, match="SIGABRT; its last words: heap is broken"):
         opened(onnx_files.identity())
 
@@ -167,7 +167,7 @@ def test_a_model_that_ends_its_process_while_loading_is_refused(
 def _spawner(script: str):
     """Start another program in the child's place: what a corrupted model might turn it into."""
 
-    def spawn() -> isolated._Child:
+    def spawn() -> keeper.Child:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
@@ -175,7 +175,7 @@ def _spawner(script: str):
                 pass_fds=(theirs.fileno(),),
                 stderr=subprocess.PIPE,
             )
-        return isolated._Child(process, ours, 0.0)
+        return keeper.Child(process, ours, 0.0)
 
     return spawn
 
@@ -194,7 +194,7 @@ def test_garbage_from_the_child_is_never_believed(opened, monkeypatch: pytest.Mo
         "import socket, struct, sys, time; s = socket.socket(fileno=int(sys.argv[1])); "
         f"s.sendall({GARBAGE[name]}); time.sleep(60)"
     )
-    monkeypatch.setattr(isolated, "_spawn", _spawner(script))
+    monkeypatch.setattr(keeper, "spawn", _spawner(script))
     with pytest.raises(ModelRefused, match="unreadable"):
         opened(onnx_files.identity())
 
@@ -218,20 +218,20 @@ def test_a_reply_that_does_not_fit_the_model_ends_the_child(
         f"""
         import socket, sys
         import msgpack
-        from driftpost_models import isolated
+        from driftpost_models import frames
         s = socket.socket(fileno=int(sys.argv[1]))
         spec = {{"name": "x", "shape": [None, 4], "dtype": "<f4", "scale": None, "zero_point": None}}
         facts = {{"kind": "onnx", "version": "1", "provider": "p", "inputs": [spec],
                  "outputs": [{{**spec, "name": "y"}}]}}
-        isolated._receive_frame(s, None)
-        isolated._send_frame(s, msgpack.packb(facts), [], None)
-        isolated._receive_frame(s, None)
-        isolated._send_frame(s, msgpack.packb({BAD_REPLIES[name]!r}), [bytes(16)], None)
-        isolated._receive_frame(s, None)
+        frames.receive_frame(s, None)
+        frames.send_frame(s, msgpack.packb(facts), [], None)
+        frames.receive_frame(s, None)
+        frames.send_frame(s, msgpack.packb({BAD_REPLIES[name]!r}), [bytes(16)], None)
+        frames.receive_frame(s, None)
         """
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
-    monkeypatch.setattr(isolated, "_spawn", _spawner(script))
+    monkeypatch.setattr(keeper, "spawn", _spawner(script))
     runtime = opened(onnx_files.identity())
     pid = runtime.pid
     with pytest.raises(RuntimeCrashed) as crash:
@@ -343,21 +343,21 @@ def test_what_a_chatty_child_writes_never_blocks_it(opened, monkeypatch: pytest.
         """
         import sys
         from driftpost_models import isolated
-        served = isolated._views
+        served = isolated.views
         def chatty(layout, payload):
             sys.stderr.write("x" * 40_000 + "\\n"); sys.stderr.flush()
             return served(layout, payload)
-        isolated._views = chatty
+        isolated.views = chatty
         isolated.main([sys.argv[1], str(__import__("os").getppid())])
         """
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
-    monkeypatch.setattr(isolated, "_spawn", _spawner(script))
+    monkeypatch.setattr(keeper, "spawn", _spawner(script))
     runtime = opened(onnx_files.identity(), deadline_s=5)
     for _ in range(10):
         runtime.run(ROW)
     assert runtime.restarts == 0
-    assert len(runtime._child.log) <= isolated._LOG_BYTES
+    assert len(runtime._child.log) <= keeper.LOG_BYTES
 
 
 def test_deadlines_must_be_positive() -> None:
