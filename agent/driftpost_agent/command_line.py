@@ -34,6 +34,7 @@ EXTRAS: Mapping[str, str] = {
     "onnxruntime": "onnx",
     "PIL": "images",
     "plotly": "aggregator",
+    "psycopg": "postgresql",
     "rich": "demo",
     "sqlalchemy": "aggregator",
     "standardwebhooks": "aggregator",
