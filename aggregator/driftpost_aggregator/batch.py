@@ -418,7 +418,6 @@ class Batch:
         if not self._growth:
             return
         newer = bindparam("p_last_window_ms") >= func.coalesce(devices.c.last_window_ms, 0)
-        larger = bindparam("p_incarnation") > func.coalesce(devices.c.incarnation, 0)
         later = bindparam("p_last_seen_ms") > devices.c.last_seen_ms
         statement = (
             update(devices)
@@ -429,7 +428,8 @@ class Batch:
                 rows=devices.c.rows + bindparam("p_rows"),
                 quarantined=devices.c.quarantined + bindparam("p_quarantined"),
                 last_seen_ms=case((later, bindparam("p_last_seen_ms")), else_=devices.c.last_seen_ms),
-                incarnation=case((larger, bindparam("p_incarnation")), else_=devices.c.incarnation),
+                # Only a guess until its birth says it: a backlog may be of an earlier one.
+                incarnation=func.coalesce(devices.c.incarnation, bindparam("p_incarnation")),
                 last_window_ms=case((newer, bindparam("p_last_window_ms")), else_=devices.c.last_window_ms),
                 evidence=case((newer, bindparam("p_evidence")), else_=devices.c.evidence),
             )

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from driftpost_aggregator.registry import KnownBundle
-from driftpost_aggregator.store.database import upsert
+from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import detector_states, rollups
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
@@ -26,7 +26,7 @@ from driftpost_sketches.window import Window
 log = logging.getLogger(__name__)
 
 # Buckets stepped in one call and bundle: a backlog is worked off over several rounds.
-MAX_BUCKETS = 64
+MAX_BUCKETS = 32
 # A bucket is closed when this long has passed since its end, beside the length of a window, ms: time on the
 # way.
 TRANSIT_MS = 5_000
@@ -58,8 +58,22 @@ class Standing:
     raised_ms: int
 
 
+@dataclass
+class _Held:
+    """A detector in memory: its tables are costly to build, its state is only as good as what is stored.
+
+    `next_ms` says which stored state it continues; None while it is ahead of, or apart from, what is stored.
+    """
+
+    share: int
+    detector: MarginalDetector
+    next_ms: int | None = None
+
+
 class MergedWatch:
     """Detectors of one bundle's cohorts and fleet; for one thread.
+
+    Several workers may watch one database: each bucket is counted by whoever writes it down first.
 
     Args:
         known: the bundle.
@@ -71,38 +85,43 @@ class MergedWatch:
         self._known = known
         self._budget = budget
         self._bucket_s = bucket_s
-        self._detectors: dict[tuple[str, str], tuple[int, MarginalDetector]] = {}
+        self._held: dict[tuple[str, str], _Held] = {}
 
-    def step(self, connection: Connection, now_ms: int) -> int:
-        """Take every bucket that has closed since the last call, in the caller's write transaction.
+    def step(self, engine: Engine, now_ms: int) -> int:
+        """Take every bucket that has closed since the last call; locks the database only to write it down.
 
         Returns:
-            Buckets taken.
+            Buckets taken, 0 if another worker was faster.
         """
-        closed_ms = now_ms - int(self._known.window_s * 1000) - TRANSIT_MS - self._bucket_s * 1000
+        with reading(engine) as connection:
+            before, taken, rows = self._taken(connection, now_ms)
+        if not rows:
+            return 0
+        with writing(engine) as connection:
+            fleet = connection.execute(
+                select(detector_states.c.next_bucket_ms)
+                .where(detector_states.c.bundle == self._known.bundle)
+                .where(detector_states.c.scope == "fleet", detector_states.c.scope_key == "")
+                .with_for_update()
+            ).scalar()
+            if fleet != before:
+                return 0
+            upsert(connection, detector_states, rows)
+        for row in rows:
+            self._held[row["scope"], row["scope_key"]].next_ms = row["next_bucket_ms"]
+        return taken
+
+    def _taken(self, connection: Connection, now_ms: int) -> tuple[int | None, int, list[dict[str, Any]]]:
+        """Where we stood, how many buckets have closed, and the rows that say where we stand after them."""
         states = {
             (row.scope, row.scope_key): row
             for row in connection.execute(
                 select(detector_states).where(detector_states.c.bundle == self._known.bundle)
             )
         }
-        fleet = states.get(("fleet", ""))
-        first = fleet.next_bucket_ms if fleet is not None else 0
-        starts = (
-            connection.execute(
-                select(rollups.c.bucket_start_ms)
-                .where(rollups.c.scope == "fleet", rollups.c.scope_key == "")
-                .where(rollups.c.bundle == self._known.bundle, rollups.c.bucket_s == self._bucket_s)
-                .where(rollups.c.bucket_start_ms >= first, rollups.c.bucket_start_ms <= closed_ms)
-                .order_by(rollups.c.bucket_start_ms)
-                .limit(MAX_BUCKETS)
-            )
-            .scalars()
-            .all()
-        )
+        before = states["fleet", ""].next_bucket_ms if ("fleet", "") in states else None
         raised: dict[tuple[str, str], dict[str, Any]] = {}
-        stepped: dict[tuple[str, str], MarginalDetector] = {}
-        watchers = len(states)
+        starts = self._closed(connection, before, now_ms)
         for start in starts:
             for scope, scope_key, packed in self._bucket(connection, start):
                 window = Window.from_bytes(packed)
@@ -110,30 +129,37 @@ class MergedWatch:
                     # From before the bundle's owner replaced what a device had said of it.
                     continue
                 key = (scope, scope_key)
-                if key not in stepped:
-                    stepped[key], continued = self._detector(key, states.get(key), watchers)
-                    # An alarm that a detector knows nothing of could never be cleared.
-                    raised[key] = dict(states[key].raised) if continued and key in states else {}
-                _note(raised[key], stepped[key].step(window), start, self._bucket_s, now_ms)
-        if starts and ("fleet", "") not in stepped:
+                if key not in raised:
+                    raised[key] = self._take_up(key, states.get(key), len(states))
+                alarms = self._held[key].detector.step(window)
+                _note(raised[key], alarms, start, self._bucket_s, now_ms)
+        if starts and ("fleet", "") not in raised:
             # Where we are stands in the fleet's row, even while no bucket had two devices.
-            stepped["fleet", ""], _ = self._detector(("fleet", ""), states.get(("fleet", "")), watchers)
-        upsert(
-            connection,
-            detector_states,
-            [
-                {
-                    "scope": scope,
-                    "scope_key": scope_key,
-                    "bundle": self._known.bundle,
-                    "next_bucket_ms": starts[-1] + self._bucket_s * 1000,
-                    "state": detector.state_to_bytes(),
-                    "raised": raised.get((scope, scope_key), {}),
-                }
-                for (scope, scope_key), detector in stepped.items()
-            ],
+            raised["fleet", ""] = self._take_up(("fleet", ""), states.get(("fleet", "")), len(states))
+        rows = [
+            {
+                "scope": scope,
+                "scope_key": scope_key,
+                "bundle": self._known.bundle,
+                "next_bucket_ms": starts[-1] + self._bucket_s * 1000,
+                "state": self._held[scope, scope_key].detector.state_to_bytes(),
+                "raised": standing,
+            }
+            for (scope, scope_key), standing in raised.items()
+        ]
+        return before, len(starts), rows
+
+    def _closed(self, connection: Connection, first_ms: int | None, now_ms: int) -> Sequence[int]:
+        closed_ms = now_ms - int(self._known.window_s * 1000) - TRANSIT_MS - self._bucket_s * 1000
+        query = (
+            select(rollups.c.bucket_start_ms)
+            .where(rollups.c.scope == "fleet", rollups.c.scope_key == "")
+            .where(rollups.c.bundle == self._known.bundle, rollups.c.bucket_s == self._bucket_s)
+            .where(rollups.c.bucket_start_ms >= (first_ms or 0), rollups.c.bucket_start_ms <= closed_ms)
+            .order_by(rollups.c.bucket_start_ms)
+            .limit(MAX_BUCKETS)
         )
-        return len(starts)
+        return connection.execute(query).scalars().all()
 
     def _bucket(self, connection: Connection, start_ms: int) -> Sequence[tuple[str, str, bytes]]:
         query = (
@@ -145,16 +171,30 @@ class MergedWatch:
         )
         return [(row.scope, row.scope_key, row.window) for row in connection.execute(query)]
 
-    def _detector(self, key: tuple[str, str], stored: Any, watchers: int) -> tuple[MarginalDetector, bool]:
-        """One scope's detector, and whether it goes on from where it was."""
+    def _take_up(self, key: tuple[str, str], stored: Any, watchers: int) -> dict[str, Any]:
+        """Bring the detector of a scope to its stored state; returns the alarms that stand there."""
         # Powers of two from a generous start: a state belongs to its threshold, and one cohort more or less
         # must not make every detector start afresh.
         share = 1 << max(watchers - 1, LEAST_WATCHERS - 1).bit_length()
-        held = self._detectors.get(key)
-        if held is not None and held[0] == share:
-            return held[1], True
+        held = self._held.get(key)
+        if held is None or held.share != share or held.next_ms is None:
+            held = self._held[key] = _Held(share, self._new_detector(share))
+        current = stored is not None and held.next_ms == stored.next_bucket_ms
+        held.next_ms = None
+        if stored is None:
+            return {}
+        if not current:
+            try:
+                held.detector.restore(bytes(stored.state))
+            except SketchError:
+                log.info("the test on %s %s starts afresh: its threshold or baseline changed", *key)
+                # An alarm that a new detector knows nothing of could never be cleared.
+                return {}
+        return dict(stored.raised)
+
+    def _new_detector(self, share: int) -> MarginalDetector:
         known = self._known
-        detector = MarginalDetector(
+        return MarginalDetector(
             known.schema,
             known.baseline,
             known.tau,
@@ -162,15 +202,6 @@ class MergedWatch:
             known.smallest_effect,
             self._budget.log_threshold(self._bucket_s, devices=share),
         )
-        continued = False
-        if stored is not None:
-            try:
-                detector.restore(bytes(stored.state))
-                continued = True
-            except SketchError:
-                log.info("the test on %s %s starts afresh: its threshold or baseline changed", *key)
-        self._detectors[key] = (share, detector)
-        return detector, continued
 
 
 def _note(raised: dict[str, Any], alarms: Sequence[Alarm], start_ms: int, bucket_s: int, now_ms: int) -> None:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from driftpost_aggregator.errors import MessageRejected
 from driftpost_aggregator.store.database import upsert
-from driftpost_aggregator.store.tables import device_attributes, devices
+from driftpost_aggregator.store.tables import device_attributes, devices, findings
 from driftpost_sync import topics
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.messages import Presence
@@ -46,8 +46,16 @@ def take(connection: Connection, topic: str, payload: bytes, fleet: str, receive
             "quarantined": 0,
         }
         upsert(connection, devices, [fresh], keep=True)
-    elif row.incarnation is not None and state.incarnation < row.incarnation:
+    elif not state.online and row.incarnation is not None and state.incarnation != row.incarnation:
+        # The will of another incarnation than the one that was born last.
         return
+    elif row.incarnation is not None and _store_was_lost(row.incarnation, state.incarnation):
+        # Nobody is left who could take back what the lost store had raised.
+        connection.execute(
+            update(findings)
+            .where(findings.c.device == device, findings.c.state == "raised", findings.c.cleared_ms.is_(None))
+            .values(cleared_ms=received_ms)
+        )
     values: dict[str, object] = {
         "online": state.online,
         "incarnation": state.incarnation,
@@ -72,3 +80,8 @@ def take(connection: Connection, topic: str, payload: bytes, fleet: str, receive
                 insert(device_attributes),
                 [{"device": device, "key": key, "value": value} for key, value in state.attributes.items()],
             )
+
+
+def _store_was_lost(before: int, now: int) -> bool:
+    """Whether a device counts its starts (the high 32 bits) from anew: only a new store does that."""
+    return before != now and (now >> 32) <= (before >> 32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select, text
 
 from driftpost_aggregator import evidence
 from driftpost_aggregator.bookkeeping import apply
@@ -14,11 +14,13 @@ from driftpost_aggregator.merged_watch import MergedWatch, Standing, standing_al
 from driftpost_aggregator.registry import KnownBundle, Registry
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import bundles, devices, incident_devices, incidents
-from driftpost_aggregator.triage import Incident, plan
+from driftpost_aggregator.triage import Change, Incident, plan
 from driftpost_sketches.drift.budget import Budget
 
 # The settling time where no bundle says how long a window is, seconds: findings about devices themselves.
 DEVICE_WINDOW_S = 60.0
+# Workers that share one PostgreSQL write incidents one after the other: this arbitrary number is their lock.
+_TRIAGE_LOCK = 0x6472_6969
 
 
 class Triage:
@@ -66,7 +68,8 @@ class Triage:
                 if (found := self._registry.find(connection, row.bundle)) is not None
             }
         for bundle in sorted(running & known.keys()):
-            self._watch(known[bundle])
+            watch = MergedWatch(known[bundle], self._budget, self._bucket_s)
+            self._watches.setdefault(bundle, watch).step(self._engine, self._now_ms())
         with reading(self._engine) as connection:
             busy = evidence.bundles_with_evidence(connection)
             busy |= {bundle for bundle in known if standing_alarms(connection, bundle)}
@@ -78,36 +81,44 @@ class Triage:
             if members & busy:
                 self._triage(model, {one: known[one] for one in members if one in known}, members)
 
-    def _watch(self, known: KnownBundle) -> None:
-        watch = self._watches.setdefault(known.bundle, MergedWatch(known, self._budget, self._bucket_s))
-        try:
-            with writing(self._engine) as connection:
-                watch.step(connection, self._now_ms())
-        except BaseException:
-            # What was stepped in memory but not committed must be stepped again, from the stored state.
-            del self._watches[known.bundle]
-            raise
-
     def _triage(self, model: str, known: Mapping[str, KnownBundle], members: set[str]) -> None:
         now_ms = self._now_ms()
-        with writing(self._engine) as connection:
-            standing = evidence.standing_findings(connection, members)
-            around = evidence.surroundings(connection, known, members, standing, now_ms)
-            causes = find_causes(standing, around)
-            watched: set[tuple[str, str]] = set()
-            for one in known.values():
-                alarms = standing_alarms(connection, one.bundle)
-                watched |= {(alarm.scope, alarm.scope_key) for alarm in alarms}
-                causes += self._hidden(connection, one, alarms, around, causes)
-            window_s = max((one.window_s for one in known.values()), default=DEVICE_WINDOW_S)
-            changes = plan(
-                causes,
-                self._incidents(connection, model, around.attributes, watched, now_ms),
-                now_ms=now_ms,
-                settle_ms=int(self._settle_windows * window_s * 1000),
-                reopen_ms=self._reopen_ms,
-            )
-            apply(connection, model, changes, now_ms=now_ms, new_id=self._new_id)
+        # Looking takes long in a large fleet, writing does not: the write lock is only held for the latter.
+        # If another worker, or a person, changed an incident in between, the next round looks again.
+        with reading(self._engine) as connection:
+            seen = _last_change(connection, model)
+            changes = self._look(connection, model, known, members, now_ms)
+        if changes:
+            with writing(self._engine) as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _TRIAGE_LOCK})
+                if _last_change(connection, model) == seen:
+                    apply(connection, model, changes, now_ms=now_ms, new_id=self._new_id)
+
+    def _look(
+        self,
+        connection: Connection,
+        model: str,
+        known: Mapping[str, KnownBundle],
+        members: set[str],
+        now_ms: int,
+    ) -> list[Change]:
+        standing = evidence.standing_findings(connection, members)
+        around = evidence.surroundings(connection, known, members, standing, now_ms)
+        causes = find_causes(standing, around)
+        watched: set[tuple[str, str]] = set()
+        for one in known.values():
+            alarms = standing_alarms(connection, one.bundle)
+            watched |= {(alarm.scope, alarm.scope_key) for alarm in alarms}
+            causes += self._hidden(connection, one, alarms, around, causes)
+        window_s = max((one.window_s for one in known.values()), default=DEVICE_WINDOW_S)
+        return plan(
+            causes,
+            self._incidents(connection, model, around.attributes, watched, now_ms),
+            now_ms=now_ms,
+            settle_ms=int(self._settle_windows * window_s * 1000),
+            reopen_ms=self._reopen_ms,
+        )
 
     def _hidden(
         self,
@@ -164,6 +175,16 @@ class Triage:
             )
             for row in rows
         ]
+
+
+def _last_change(connection: Connection, model: str) -> tuple[int, int]:
+    """How many incidents a model has, and when the newest change of any was made."""
+    row = connection.execute(
+        select(func.count(), func.coalesce(func.max(incidents.c.updated_ms), 0)).where(
+            incidents.c.model == model
+        )
+    ).one()
+    return int(row[0]), int(row[1])
 
 
 def _told(hidden: Cause, causes: list[Cause]) -> bool:

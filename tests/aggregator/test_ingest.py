@@ -274,6 +274,24 @@ def test_the_will_of_a_replaced_incarnation_does_not_make_a_device_offline(
         assert connection.execute(select(devices.c.online)).scalar_one() is False
 
 
+def test_a_device_whose_store_was_lost_is_believed_and_its_old_findings_end(
+    ingest: Ingest, engine: Engine, bundle: PaperBundle
+) -> None:
+    old = PaperDevice("m1", incarnation=(9 << 32) | 5)
+    ingest.take([birth(old), up(old, [describe(old, bundle), old.finding(NOW)])])
+    restarted = PaperDevice("m1", incarnation=(10 << 32) | 6)
+    ingest.take([birth(restarted)])
+    with reading(engine) as connection:
+        assert connection.execute(select(findings.c.cleared_ms)).scalar_one() is None
+    fresh = PaperDevice("m1", incarnation=(1 << 32) | 7)
+    ingest.take([birth(fresh, at_ms=NOW + 5), up(fresh, some_windows(fresh, bundle, 2))])
+    ingest.take([birth(restarted, online=False)])
+    with reading(engine) as connection:
+        assert connection.execute(select(findings.c.cleared_ms)).scalar_one() == NOW + 5
+        row = connection.execute(select(devices)).one()
+    assert (row.online, row.incarnation, row.windows) == (True, (1 << 32) | 7, 2)
+
+
 def test_a_device_without_wall_clock_is_placed_by_its_monotonic_one(
     ingest: Ingest, engine: Engine, bundle: PaperBundle
 ) -> None:

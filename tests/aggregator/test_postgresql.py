@@ -100,19 +100,22 @@ def test_several_workers_that_take_the_same_messages_at_once_count_each_once(
     assert scopes == {"device": 1920, "fleet": 1920, "cohort": 2 * 1920}
 
 
-def test_a_cohort_goes_through_triage_as_on_sqlite(engine: Engine, bundle: PaperBundle) -> None:
+def test_several_workers_open_one_incident_for_one_cohort(engine: Engine, bundle: PaperBundle) -> None:
     now = NOW
     fleet = [PaperDevice(f"m{index}", {"camera": "B" if index < 4 else "A"}) for index in range(8)]
     ingest = Ingest(engine, fleet=FLEET, bucket_s=20, now_ms=lambda: now)
-    triage = Triage(
-        engine,
-        budget=Budget.parse("1 per fleet-year"),
-        bucket_s=20,
-        settle_windows=3.0,
-        reopen_s=86_400.0,
-        now_ms=lambda: now,
-        new_id=lambda: f"inc-{now}",
-    )
+    workers = [
+        Triage(
+            engine,
+            budget=Budget.parse("1 per fleet-year"),
+            bucket_s=20,
+            settle_windows=3.0,
+            reopen_s=86_400.0,
+            now_ms=lambda: now,
+            new_id=lambda number=number: f"inc-{number}-{now}",
+        )
+        for number in range(3)
+    ]
     generator = np.random.default_rng(2)
     ingest.take([Incoming(device.identity.state, device.presence(), now) for device in fleet])
     for step in range(9):
@@ -125,10 +128,17 @@ def test_a_cohort_goes_through_triage_as_on_sqlite(engine: Engine, bundle: Paper
             if step == 3 and index < 4:
                 items.append(device.finding(now, effect=-3.0))
             ingest.take([Incoming(device.identity.up, device.message(items, now), now)])
-        triage.round()
+        threads = [threading.Thread(target=worker.round) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
     with reading(engine) as connection:
         row = connection.execute(select(tables.incidents)).one()
+        events = connection.execute(select(tables.incident_events.c.event)).scalars().all()
+        assert audit.verify(connection).rows == 2
     assert (row.scope_key, row.affected, row.state) == ("camera=B", 4, "open")
+    assert events == ["opened"]
 
 
 def test_text_that_postgresql_can_not_hold_sets_one_message_aside(
