@@ -212,7 +212,8 @@ def _chain_tau(matrix: FloatArray, scores: FloatArray) -> FloatArray:
     tilts = np.exp(small * signs[:, None, None] * scores[None]).reshape(-1, CELLS)
     values, _ = principal(matrix[None] * tilts[:, None, :])
     logs: FloatArray = np.log(values).reshape(2, -1).sum(0) / small**2
-    return np.maximum(logs, MIN_TAU)
+    # A score that is zero throughout (a constant) has no memory to speak of.
+    return np.where(np.abs(scores).sum(axis=1) > 0, np.maximum(logs, MIN_TAU), 1.0)
 
 
 def _excess(

@@ -80,7 +80,9 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
     end, side = _limit(now, before)
     piled = float(now.shares[end] - before[end])
     # Values at a limit repeat each other: with a share s there, chance alone gives s * s exact repeats.
-    limited = repeats > 0.5 * float(now.shares[end]) ** 2
+    # A limit inside the reference's range also leaves nothing beyond it, which asks for fewer repeats.
+    beyond = float(before[end + 1 : ABSENT].sum() if side == "upper" else before[:end].sum())
+    limited = repeats > (0.2 if beyond >= 0.5 * piled else 0.5) * float(now.shares[end]) ** 2
     if reference.persistence and piled >= PILED_UP and limited:
         text = f"{stream.name} is saturated: {now.shares[end]:.0%} of rows lie at its {side} end"
         direction = "up" if side == "upper" else "down"

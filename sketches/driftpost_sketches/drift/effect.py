@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_sketches.schema import Schema, StreamKind
+from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.window import Window
 
+CONSTANT_SPREAD = 1e-3  # of a constant's magnitude
 _FLOOR = 1e-4  # share given to an empty bin in the PSI: finite, and small beside any share worth naming
 
 
@@ -77,7 +78,7 @@ def effect_of(schema: Schema, baseline: Window, window: Window, index: int) -> E
     ratio = 1.0
     direction = "up" if change[largest] > 0 else "down" if change[largest] < 0 else "none"
     if stream.kind is StreamKind.NUMERIC:
-        spread = then.std if then.std > 0 else stream.scale
+        spread = reference_spread(then.std, stream)
         natural = now.mean - then.mean
         sd_shift = natural / spread
         ratio = now.std / then.std if then.std > 0 else 1.0
@@ -95,6 +96,14 @@ def effect_of(schema: Schema, baseline: Window, window: Window, index: int) -> E
         float(change[largest]),
         direction,
     )
+
+
+def reference_spread(std: float, stream: Stream) -> float:
+    """Natural units in which a shift of `stream` is told, given the reference's standard deviation.
+
+    A constant has none: a thousandth of its magnitude stands in, so that any move reads as large.
+    """
+    return std if std > 0 else CONSTANT_SPREAD * stream.scale
 
 
 def _absent_share(absent: int, present: int) -> float:

@@ -130,7 +130,9 @@ class Monitor:
         """The standing alarm that this evidence belongs to, if any."""
         t = found[0]
         took = max(int(self.run[found]), 1)
-        onset = self.windows - took + 1
+        # The leading bet may have begun its climb later than the change: a gentler one may remember better.
+        strong = self.log_weights[t] + self.log_r[t] >= MEMBER * self.log_threshold
+        onset = self.windows - int(max(took, self.run[t][strong].max(initial=0))) + 1
         since = [s for s in self.standing if onset <= s.raised_at + GRACE]
         if since:
             return min(since, key=lambda s: s.raised_at)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS, cell_table, cells_of
 from driftpost_sketches.drift.chain import Chain
+from driftpost_sketches.drift.effect import reference_spread
 from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import FIXED_POINT, Window
@@ -81,7 +82,7 @@ class Reference:
             now = baseline.summary(schema, int(i))
             if now.kind is StreamKind.NUMERIC and now.n:
                 self.means[t] = now.mean
-                self.spreads[t] = now.std if now.std > 0 else self.streams[t].scale
+                self.spreads[t] = reference_spread(now.std, self.streams[t])
         ordered = [c.ordered and len(c.scores) > 0 for c in chains]
         self._location = np.array(
             [c.scores[0] if ok else np.zeros(CELLS) for c, ok in zip(chains, ordered, strict=True)]
