@@ -29,8 +29,8 @@ from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
 from driftpost_agent.loading import loader, trusted_keys
 from driftpost_agent.meter import Meter
+from driftpost_agent.model_watch import ModelWatch
 from driftpost_agent.runtime_findings import (
-    MODEL_CRASHED,
     ROLLED_BACK,
     SELF_TEST_FAILED,
     STORE_DAMAGED,
@@ -38,11 +38,12 @@ from driftpost_agent.runtime_findings import (
 )
 from driftpost_agent.server import InferenceServer
 from driftpost_agent.serving import Serving
-from driftpost_agent.store import Store, unusable
+from driftpost_agent.store import Store
+from driftpost_agent.store_file import unusable
 from driftpost_agent.uplink import Uplink
 from driftpost_agent.verdict import GuardedResult
 from driftpost_models.bundle import Bundle
-from driftpost_models.errors import ConfigError, ModelError, RuntimeBackingOff, RuntimeCrashed
+from driftpost_models.errors import ConfigError, ModelError
 from driftpost_models.policy import Policy
 from driftpost_models.runtime import Runtime
 from driftpost_sync.clock import Clock
@@ -59,8 +60,6 @@ log = logging.getLogger(__name__)
 ROUND_S = 0.5
 # Seconds a loop may take to come round: a window's transaction on a slow card takes one or two.
 LOOP_LIMIT_S = 30.0
-# Seconds a model must not crash before a crash counts as over.
-STABLE_S = 60.0
 # Seconds between two looks at the size of the local history.
 PRUNE_S = 86_400.0
 # A clean stop takes at most 5 s; what may be used of them, in seconds.
@@ -112,9 +111,7 @@ class Daemon:
         self._findings = RuntimeFindings(self._store, clock)
         self._meter = Meter()
         self._serving: Serving | None = None
-        self._crash = ""
-        self._last_crash: Exception | None = None
-        self._crashed_at = 0.0
+        self._watch = ModelWatch(self._findings, monotonic)
         self._self_test_problem = ""
         self._refused_pointer = ""
         self._said = ""
@@ -225,7 +222,7 @@ class Daemon:
         if self._uplink is not None:
             self._uplink.start()
         if self._notifier.watchdog_interval_s is not None:
-            self._spawn("driftpost-watchdog", self._watch)
+            self._spawn("driftpost-watchdog", self._feed_watchdog)
 
     def _open_server(self) -> InferenceServer:
         settings = self._settings
@@ -249,10 +246,8 @@ class Daemon:
         """What the supervisor looks after, every half second."""
         now = self._monotonic()
         self._follow_pointer()
-        self._watch_model()
-        if self._crash and now - self._crashed_at > STABLE_S:
-            self._crash = ""
-            self._findings.clear(MODEL_CRASHED, f"the model has run for {STABLE_S:.0f} s without a crash")
+        if self._serving is not None:
+            self._watch.look(self._serving.guard.runtime, self._serving.bundle.id)
         serving = self._serving
         if serving is not None:
             serving.guard.checks.retry()
@@ -412,24 +407,9 @@ class Daemon:
 
     def _model_failed(self, error: Exception) -> None:
         """Called from a request's thread when the model gave no answer."""
-        if isinstance(error, RuntimeCrashed) and not isinstance(error, RuntimeBackingOff):
-            self._model_crashed(str(error))
-
-    def _watch_model(self) -> None:
-        """Notice a crash that no call saw: the model died between two of them."""
-        runtime = self._serving.guard.runtime if self._serving else None
-        crash = getattr(runtime, "last_crash", None)
-        if crash is not None and crash is not self._last_crash:
-            self._last_crash = crash
-            self._model_crashed(str(crash))
-        elif not getattr(runtime, "alive", True) and not self._crash:
-            self._model_crashed("the model's process has ended; the next call starts it again")
-
-    def _model_crashed(self, text: str) -> None:
-        self._crash, self._crashed_at = text, self._monotonic()
-        if self._serving is not None:
-            self._findings.raise_(MODEL_CRASHED, text, self._serving.bundle.id)
-        self._wake_uplink()
+        serving = self._serving
+        if serving is not None and self._watch.failed(error, serving.bundle.id):
+            self._wake_uplink()
 
     def _health(self) -> tuple[Health, tuple[str, ...]]:
         problem, down_s = self._uplink.problem() if self._uplink else ("", 0.0)
@@ -438,7 +418,7 @@ class Daemon:
             Signs(
                 serving=runtime is not None and bool(getattr(runtime, "alive", True)),
                 stalled=self._stalled(),
-                model_problem=self._crash,
+                model_problem=self._watch.problem,
                 store_problem=self._store_problem(),
                 link_problem=problem,
                 link_down_s=down_s,
@@ -461,7 +441,7 @@ class Daemon:
                 found.append("link")
         return tuple(found)
 
-    def _watch(self) -> None:
+    def _feed_watchdog(self) -> None:
         """Feed systemd's watchdog while every loop proves progress."""
         interval = self._notifier.watchdog_interval_s or ROUND_S
         while not self._exit.wait(min(interval, ROUND_S * 10)):

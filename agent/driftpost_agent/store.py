@@ -10,7 +10,6 @@ One thread at a time uses the connection: everything here runs under `lock`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -22,31 +21,14 @@ from pathlib import Path
 from secrets import SystemRandom
 from typing import Any
 
-from sqlite_utils import Database
-
-from driftpost_agent.errors import StoreUnusable
-from driftpost_agent.migrations import migrate
 from driftpost_agent.row_mark import RowMark
+from driftpost_agent.store_file import claim_file, connect, damaged, database_files, move_aside, unusable
 from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.messages import DescribeBody, FindingBody, LedgerBody, WindowBody
 from driftpost_sync.outbox import Outbox, Pending, RandomBits
 
-PAGE_BYTES = 1024
-# Pages after which the log is folded back into the database. At a few pages a
-# window this spreads the cost over an hour or two.
-WAL_AUTOCHECKPOINT_PAGES = 400
-# Bytes the log is cut back to after that.
-JOURNAL_SIZE_LIMIT = 1 << 20
-# Milliseconds to wait for a reader (`sqlite-utils`, `driftpost agent status`) that is in the way.
-BUSY_TIMEOUT_MS = 5_000
-# How many files of damaged databases are kept; a board that damages more has a failing card.
-MAX_SET_ASIDE = 16
-
 # Lines of the local finding log; the outbox keeps what is not yet acknowledged besides.
 KEEP_FINDINGS = 10_000
-
-_SQLITE_CORRUPT = 11
-_SQLITE_NOTADB = 26
 
 
 @dataclass(frozen=True)
@@ -118,17 +100,17 @@ class Store:
             StoreUnusable: another process has it, or the folder can't be written.
         """
         path = Path(path)
-        claim = _claim(path)
+        claim = claim_file(path)
         connection: sqlite3.Connection | None = None
         set_aside: Path | None = None
         try:
             try:
-                connection = _connect(path, synchronous)
+                connection = connect(path, synchronous)
             except sqlite3.DatabaseError as error:
-                if not _damaged(error):
+                if not damaged(error):
                     raise
-                set_aside = _move_aside(path)
-                connection = _connect(path, synchronous)
+                set_aside = move_aside(path)
+                connection = connect(path, synchronous)
             mark = row_mark or RowMark.open(path)
             store = cls(path, connection, claim, clock, row_mark=mark, set_aside=set_aside)
             with store.transaction():
@@ -393,7 +375,7 @@ class Store:
 
     def bytes_on_disk(self) -> int:
         """Size of the database with its log, in bytes."""
-        return sum(file.stat().st_size for file in _files(self.path) if file.exists())
+        return sum(file.stat().st_size for file in database_files(self.path) if file.exists())
 
     def close(self) -> None:
         """Fold the log back and give up the file; a second call does nothing."""
@@ -422,86 +404,3 @@ def _lost_rows(connection: sqlite3.Connection, mark: RowMark) -> int:
         "select incarnation, recorded_rows from incarnations order by incarnation desc limit 1"
     ).fetchone()
     return 0 if last is None else max(0, mark.rows_of(int(last[0])) - int(last[1]))
-
-
-def _claim(path: Path) -> int:
-    """Take the store for this process alone; the kernel gives it back however the process ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise unusable(path, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreUnusable(
-            path, "another agent uses it", "Stop that one, or give this one a store.path of its own."
-        ) from error
-    return descriptor
-
-
-def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        # Both take effect only in a file that has no tables yet. Small pages: a window's transaction touches
-        # six of them, and writes a third of what it does with SQLite's 4 kB.
-        connection.execute(f"pragma page_size = {PAGE_BYTES}")
-        connection.execute("pragma auto_vacuum = incremental")
-        connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
-        connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {'normal' if synchronous == 'normal' else 'full'}")
-        connection.execute(f"pragma wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
-        connection.execute(f"pragma journal_size_limit = {JOURNAL_SIZE_LIMIT}")
-        verdict = connection.execute("pragma quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise _Damaged(verdict)
-        migrate(Database(connection))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-class _Damaged(sqlite3.DatabaseError):
-    """The file opens, but its pages contradict each other."""
-
-
-def _damaged(error: sqlite3.DatabaseError) -> bool:
-    if isinstance(error, _Damaged):
-        return True
-    if isinstance(error, (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError)):
-        return False
-    # Python 3.10 does not carry SQLite's code; there, a plain DatabaseError is one of these two.
-    return getattr(error, "sqlite_errorcode", _SQLITE_CORRUPT) & 0xFF in (_SQLITE_CORRUPT, _SQLITE_NOTADB)
-
-
-def _move_aside(path: Path) -> Path:
-    """Rename a damaged database with its log, never over an earlier one; returns its new name."""
-    number = next(
-        (n for n in range(1, MAX_SET_ASIDE) if not path.with_name(f"{path.name}.damaged-{n}").exists()),
-        MAX_SET_ASIDE,
-    )
-    for file in _files(path):
-        if file.exists():
-            file.replace(path.with_name(file.name.replace(path.name, f"{path.name}.damaged-{number}", 1)))
-    return path.with_name(f"{path.name}.damaged-{number}")
-
-
-def _files(path: Path) -> tuple[Path, ...]:
-    return (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"))
-
-
-def unusable(path: Path, error: sqlite3.Error | OSError) -> StoreUnusable:
-    """What a failed open or write means for a person, and what to do about it."""
-    text = str(error).lower()
-    remedy = "Check the disk and store.path."
-    if "full" in text or "no space" in text:
-        remedy = "Free some space on its disk."
-    elif "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
-        remedy = "Let the agent's user write to its folder, or change store.path."
-    elif "locked" in text:
-        remedy = "Close the program that has it open."
-    problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return StoreUnusable(path, problem, remedy)

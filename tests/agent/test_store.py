@@ -17,7 +17,8 @@ import pytest
 from agent.clocks import ManualClock
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import MIGRATIONS
-from driftpost_agent.store import MAX_SET_ASIDE, Store
+from driftpost_agent.store import Store
+from driftpost_agent.store_file import MAX_SET_ASIDE
 from driftpost_sync.messages import DescribeBody, FindingBody, WindowBody
 
 

@@ -1,0 +1,120 @@
+"""The store's file: claimed by one process, opened with its pragmas, set aside when it is damaged."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from driftpost_agent.errors import StoreUnusable
+from driftpost_agent.migrations import migrate
+
+# Bytes. A window's transaction touches six pages; small ones write a third of what SQLite's 4 kB do.
+PAGE_BYTES = 1024
+# Pages after which the log is folded back into the database: at some 15 a window, every two hours.
+WAL_AUTOCHECKPOINT_PAGES = 400
+# Bytes the log is cut back to after that.
+JOURNAL_SIZE_LIMIT = 1 << 20
+# Milliseconds to wait for a reader (`sqlite-utils`, `driftpost agent status`) that is in the way.
+BUSY_TIMEOUT_MS = 5_000
+# How many files of damaged databases are kept; a board that damages more has a failing card.
+MAX_SET_ASIDE = 16
+
+_SQLITE_CORRUPT = 11
+_SQLITE_NOTADB = 26
+
+
+def claim_file(path: Path) -> int:
+    """Take the store for this process alone; the kernel gives it back however the process ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise unusable(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreUnusable(
+            path, "another agent uses it", "Stop that one, or give this one a store.path of its own."
+        ) from error
+    return descriptor
+
+
+def connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    """Open or create the database, check it and bring its schema up to date.
+
+    Args:
+        path: of the file.
+        synchronous: "full" or "normal".
+
+    Raises:
+        sqlite3.DatabaseError: it can't be opened; `damaged` tells whether its content is at fault.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        # Both take effect only in a file that has no tables yet.
+        connection.execute(f"pragma page_size = {PAGE_BYTES}")
+        connection.execute("pragma auto_vacuum = incremental")
+        connection.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("pragma journal_mode = wal")
+        connection.execute(f"pragma synchronous = {'normal' if synchronous == 'normal' else 'full'}")
+        connection.execute(f"pragma wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
+        connection.execute(f"pragma journal_size_limit = {JOURNAL_SIZE_LIMIT}")
+        verdict = connection.execute("pragma quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _Damaged(verdict)
+        migrate(Database(connection))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _Damaged(sqlite3.DatabaseError):
+    """The file opens, but its pages contradict each other."""
+
+
+def damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file's content is at fault, and not the disk, the folder or another process."""
+    if isinstance(error, _Damaged):
+        return True
+    if isinstance(error, (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+        return False
+    # Python 3.10 does not carry SQLite's code; there, a plain DatabaseError is one of these two.
+    return getattr(error, "sqlite_errorcode", _SQLITE_CORRUPT) & 0xFF in (_SQLITE_CORRUPT, _SQLITE_NOTADB)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged database with its log, never over an earlier one; returns its new name."""
+    number = next(
+        (n for n in range(1, MAX_SET_ASIDE) if not path.with_name(f"{path.name}.damaged-{n}").exists()),
+        MAX_SET_ASIDE,
+    )
+    for file in database_files(path):
+        if file.exists():
+            file.replace(path.with_name(file.name.replace(path.name, f"{path.name}.damaged-{number}", 1)))
+    return path.with_name(f"{path.name}.damaged-{number}")
+
+
+def database_files(path: Path) -> tuple[Path, ...]:
+    """The database with its log and shared memory, whether they exist or not."""
+    return (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"))
+
+
+def unusable(path: Path, error: sqlite3.Error | OSError) -> StoreUnusable:
+    """What a failed open or write means for a person, and what to do about it."""
+    text = str(error).lower()
+    remedy = "Check the disk and store.path."
+    if "full" in text or "no space" in text:
+        remedy = "Free some space on its disk."
+    elif "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
+        remedy = "Let the agent's user write to its folder, or change store.path."
+    elif "locked" in text:
+        remedy = "Close the program that has it open."
+    problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return StoreUnusable(path, problem, remedy)
