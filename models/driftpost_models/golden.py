@@ -13,9 +13,10 @@ from driftpost_models.runtime import Array, Runtime, TensorSpec
 GOLDEN_ROWS = 12
 """Calls. Enough to meet several classes, few enough to run at every start of an agent."""
 
-TOLERATED_SHARE = 0.02
-"""Of the range of an output over the golden calls. Kernels of other processors round and fuse differently; a
-wrong scale, layout or weight moves answers by a large part of their range."""
+TOLERATED_SHARE = 0.1
+"""Of the range of an output over the golden calls. Kernels of other processors and versions round and fuse
+differently: tflite-runtime 2.14 and LiteRT 2.3 differ by up to 0.09 in the probabilities that an int8 keyword
+model gives to 500 real inputs. A wrong scale, layout or weight moves answers by much of their range."""
 
 TOLERATED_STEPS = 3
 """Quantization steps of an output: one for each of the last layers' roundings."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_models.errors import ReferenceRefused
-from driftpost_models.probes.choose import image_layout
+from driftpost_models.probes.guesses import image_layout
 from driftpost_models.reference import quantize
 from driftpost_models.runtime import Array, TensorSpec
 

@@ -58,8 +58,8 @@ def _grouped(notes: Sequence[str]) -> list[str]:
         groups.setdefault(key, []).append((stream, note))
     lines = []
     for (_, first), *others in groups.values():
-        likewise = f" (likewise {', '.join(stream for stream, _ in others)})" if others else ""
-        lines.append(first + likewise)
+        names = ", ".join(stream for stream, _ in others)
+        lines.append(first + (f" (similarly {names})" if others else ""))
     return lines
 
 

@@ -138,7 +138,7 @@ class TestSelfTest:
             },
         )
         assert found["q"] == 1.5
-        assert found["f"] == pytest.approx(2.0)
+        assert found["f"] == pytest.approx(10.0)
         assert 0 < found["c"] < 1e-3
 
 

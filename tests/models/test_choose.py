@@ -7,8 +7,9 @@ import pytest
 
 from driftpost_models.errors import ConfigError
 from driftpost_models.probes.block import Block
-from driftpost_models.probes.choose import Choice, choose_probes, image_layout
+from driftpost_models.probes.choose import Choice, choose_probes
 from driftpost_models.probes.config import parse_probes
+from driftpost_models.probes.guesses import image_layout
 from driftpost_models.runtime import TensorSpec
 from driftpost_models.strict_table import StrictTable
 

@@ -185,4 +185,4 @@ def test_notes_on_several_streams_are_said_once(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert "Please check:" in result.output
-    assert "likewise" in result.output
+    assert "similarly" in result.output

@@ -16,6 +16,13 @@ from driftpost_models.probes.classification import Classification
 from driftpost_models.probes.codes import Codes
 from driftpost_models.probes.config import ProbesConfig, TensorWishes
 from driftpost_models.probes.embedding import Embedding
+from driftpost_models.probes.guesses import (
+    confident,
+    few_whole_numbers,
+    image_layout,
+    image_scale,
+    score_kind,
+)
 from driftpost_models.probes.image import Image
 from driftpost_models.probes.latency import Latency
 from driftpost_models.probes.limits import Limits
@@ -36,23 +43,8 @@ MAX_COLUMNS = 64
 MAX_REGRESSION = 16
 """Elements of an answer that are taken for numbers with a meaning of their own."""
 
-MAX_CATEGORIES = 10
-"""Distinct whole numbers in the reference up to which a column is taken for categories."""
-
-_ENOUGH_ROWS = 50
-"""Rows of the sample below which few distinct values say nothing."""
-
-SMALLEST_IMAGE = 8
-"""Pixels along a side. Digits of 8x8 are images; 3x40 and 49x10 are features over time."""
-
-_CLEAR_WINNER = 0.7
-"""Median confidence from which numbers are taken for logits; three random numbers reach 0.55."""
-
 _DIRECTIONS = 4
 _SEED = 20_11
-
-# Conventional scales of float images, narrowest first, with the tolerance that interpolation needs.
-_IMAGE_SCALES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 127.0))
 
 
 @dataclass
@@ -224,7 +216,7 @@ class _Choosing:
         real = spec.real(raw.reshape(len(raw), -1))
         chosen = set(wishes.categorical)
         if not chosen and not spec.quantized:
-            chosen = {name for k, name in enumerate(names) if _few_whole_numbers(real[:, k])}
+            chosen = {name for k, name in enumerate(names) if few_whole_numbers(real[:, k])}
             if chosen:
                 self.notes.append(
                     f"columns taken for categories: {', '.join(n for n in names if n in chosen)}"
@@ -269,24 +261,17 @@ class _Choosing:
         if spec.dtype.kind in "iu" and spec.dtype.itemsize == 1:
             info = np.iinfo(spec.dtype.str)
             return float(info.min), float(info.max)
-        finite = raw[np.isfinite(raw)] if raw.dtype.kind == "f" else raw
-        if finite.size == 0:
-            return 0.0, 1.0
-        low, high = float(finite.min()), float(finite.max())
-        for floor, ceiling in _IMAGE_SCALES:
-            slack = 0.02 * (ceiling - floor)
-            # A scale is plausible if it holds all values and they use some of it.
-            if floor - slack <= low and high <= ceiling + slack and high - low >= 0.25 * (ceiling - floor):
-                self.notes.append(
-                    f"images of {spec.name!r} go from {low:.4g} to {high:.4g}: full scale taken as "
-                    f"{floor:g} to {ceiling:g}"
-                )
-                return floor, ceiling
-        self.notes.append(
-            f"images of {spec.name!r} go from {low:.4g} to {high:.4g}, which is no usual scale: these are "
-            f'taken as black and white; set [probes.inputs."{spec.name}"] low and high'
-        )
-        return (low, high) if high > low else (low, low + 1.0)
+        low, high, known = image_scale(raw)
+        seen = raw[np.isfinite(raw)] if raw.dtype.kind == "f" else raw
+        went = f"images of {spec.name!r} go from {seen.min():.4g} to {seen.max():.4g}" if seen.size else ""
+        if known and went:
+            self.notes.append(f"{went}: full scale taken as {low:g} to {high:g}")
+        elif went:
+            self.notes.append(
+                f"{went}, which is no usual scale: these are taken as black and white; "
+                f'set [probes.inputs."{spec.name}"] low and high'
+            )
+        return low, high
 
     def _signal(self, spec: TensorSpec, wishes: TensorWishes, raw: Array, prefix: str) -> Signal:
         channels = wishes.channels or (raw.shape[-1] if raw.ndim == 3 and 1 < raw.shape[-1] <= 8 else 1)
@@ -366,39 +351,25 @@ class _Choosing:
         if len(shape) > 1:
             return "summary"
         size = real.shape[1]
-        if self._scores(spec, real) in ("probabilities", "binary") or wishes.scores or wishes.classes:
+        if (
+            score_kind(spec, real, two_classes=self._two_classes) in ("probabilities", "binary")
+            or wishes.scores
+            or wishes.classes
+        ):
             return "classification"
         if size > 1 and (len(self.classes) == size or self.labelled):
             return "classification"
         if size == 1:
-            if raw.dtype.kind in "iu" and not spec.quantized and _few_whole_numbers(real[:, 0]):
+            if raw.dtype.kind in "iu" and not spec.quantized and few_whole_numbers(real[:, 0]):
                 return "classification"
             return "regression"
-        if _confident(real):
+        if confident(real):
             self.notes.append(
                 f"output {spec.name!r} is taken for class scores before softmax (logits); if it is not, "
                 f'say so: [probes.outputs."{spec.name}"] as = "regression" or "embedding"'
             )
             return "classification"
         return "regression" if size <= MAX_REGRESSION else "embedding"
-
-    def _scores(self, spec: TensorSpec, real: npt.NDArray[np.float64]) -> str:
-        """What the numbers of an answer are, as far as their values tell."""
-        finite = real[np.isfinite(real).all(axis=1)]
-        if len(finite) == 0:
-            return "logits"
-        within = bool((finite >= -0.01).all() and (finite <= 1.01).all())
-        if real.shape[1] == 1:
-            # A sigmoid's quantization is always 1/256; a lone float between 0 and 1 might be anything.
-            sigmoid = (
-                spec.quantized and spec.scale is not None and math.isclose(spec.scale, 1 / 256, rel_tol=0.01)
-            )
-            return "binary" if within and (sigmoid or self.labelled or len(self.classes) == 2) else "logits"
-        # The sum of n rounded probabilities is off by up to half a step each, mostly far less.
-        step = spec.scale or 0.0 if spec.quantized else 0.0
-        slack = 0.02 + step * math.sqrt(real.shape[1])
-        sums = finite.sum(axis=1)
-        return "probabilities" if within and bool((np.abs(sums - 1) <= slack).mean() > 0.95) else "logits"
 
     def _classification(
         self, spec: TensorSpec, wishes: TensorWishes, real: npt.NDArray[np.float64], prefix: str
@@ -407,7 +378,7 @@ class _Choosing:
         classes = wishes.classes or (
             self.classes if len(self.classes) in (size, 2 if size == 1 else size) else ()
         )
-        scores = wishes.scores or self._scores(spec, real)
+        scores = wishes.scores or score_kind(spec, real, two_classes=self._two_classes)
         expected = 2 if scores == "binary" else size
         if classes and len(classes) != expected:
             raise ConfigError(
@@ -431,6 +402,10 @@ class _Choosing:
     def _is_state(self, spec: TensorSpec, raw: Array) -> bool:
         return any(self._state_of(source) is spec for source in self.inputs)
 
+    @property
+    def _two_classes(self) -> bool:
+        return self.labelled or len(self.classes) == 2
+
     # --- both
 
     def _extras(self, spec: TensorSpec, side: str, raw: Array) -> list[Probe]:
@@ -443,47 +418,6 @@ class _Choosing:
         if "codes" not in self.config.disable and spec.dtype.itemsize == 1:
             probes.append(Codes(spec, side, f"{spec.name}.codes"))
         return probes
-
-
-def image_layout(shape: Sequence[int]) -> str | None:
-    """Layout of an image's row, None where the shape is not one of an image."""
-    shape = list(shape)
-    # A dimension of one before the image, as in frames of video.
-    while len(shape) > 3 and shape[0] == 1:
-        shape = shape[1:]
-    candidates = []
-    if len(shape) == 2:
-        candidates.append(("hw", shape[0], shape[1]))
-    if len(shape) == 3:
-        if shape[2] in (1, 3, 4):
-            candidates.append(("nhwc", shape[0], shape[1]))
-        if shape[0] in (1, 3, 4):
-            candidates.append(("nchw", shape[1], shape[2]))
-    for layout, tall, wide in candidates:
-        # Longer than 3:1 is a spectrogram, not a photograph.
-        if min(tall, wide) >= SMALLEST_IMAGE and max(tall, wide) <= 3 * min(tall, wide):
-            return layout
-    return None
-
-
-def _few_whole_numbers(column: npt.NDArray[np.floating]) -> bool:
-    """Whether a column looks like categories."""
-    finite = column[np.isfinite(column)]
-    if len(finite) < _ENOUGH_ROWS:
-        return False
-    distinct = np.unique(finite)
-    return len(distinct) <= MAX_CATEGORIES and bool((distinct == np.rint(distinct)).all())
-
-
-def _confident(real: npt.NDArray[np.float64]) -> bool:
-    """Whether numbers behave like a trained classifier's logits: the softmax mostly has a clear winner."""
-    finite = real[np.isfinite(real).all(axis=1)]
-    if len(finite) == 0:
-        return False
-    powers = np.exp(finite - finite.max(axis=1, keepdims=True))
-    best = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
-    winners = np.unique(finite.argmax(axis=1))
-    return bool(np.median(best) >= _CLEAR_WINNER) and len(winners) >= 2
 
 
 def _embedding(spec: TensorSpec, side: str, prefix: str, raw: Array) -> Embedding:
