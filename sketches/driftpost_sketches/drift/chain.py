@@ -104,7 +104,10 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
     matrix /= matrix.sum(1, keepdims=True)
     tau_chain = _chain_tau(matrix, scores)
     measured = [batch_tau(score[cells]) for score in scores]
-    tau = np.maximum(np.array([t * (1 + error) for t, error in measured]), tau_chain)
+    # A score that never varied (a constant) has shown no memory beyond the chain's.
+    varied = np.array([float(score[cells].var()) > 1e-12 for score in scores])
+    tau = np.where(varied, np.array([t * (1 + error) for t, error in measured]), tau_chain)
+    tau = np.maximum(tau, tau_chain)
     same = (values[1:] == values[:-1]).astype(np.float64)
     repeat_tau = batch_tau(same)[0] if same.any() else 1.0
     return Chain(
