@@ -228,14 +228,14 @@ class Surroundings:
         devices: all of them.
         attributes: key to value, per device.
         measured: effects per device since its onset, where its windows allow it.
-        inputs: names of the streams that describe inputs.
+        inputs: names of the streams that describe inputs; None while no bundle of the model is described.
         units: natural unit per stream.
     """
 
     devices: Sequence[str]
     attributes: Mapping[str, Mapping[str, str]]
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    inputs: frozenset[str] = frozenset()
+    inputs: frozenset[str] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -338,11 +338,13 @@ def _by_devices(findings: Sequence[Finding]) -> tuple[str, ...]:
     return tuple(sorted(users, key=lambda bundle: (-len(users[bundle]), bundle)))
 
 
-def drift_kind(detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str]) -> Kind:
+def drift_kind(
+    detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str] | None
+) -> Kind:
     """What drift is about, once it is known who shares it."""
     if scope == "device" and detail in _SENSOR_DETAILS:
         return Kind.SENSOR_FAULT
-    if streams and not any(part.stream in inputs for part in streams):
+    if inputs is not None and streams and not any(part.stream in inputs for part in streams):
         return Kind.OUTPUT_SHIFT
     return Kind.COVARIATE_SHIFT
 

@@ -136,7 +136,7 @@ def surroundings(
         names,
         attributes,
         measured,
-        inputs=frozenset().union(*(one.inputs for one in known.values())),
+        inputs=frozenset().union(*(one.inputs for one in known.values())) if known else None,
         units={
             stream.name: stream.unit for one in known.values() for stream in one.schema.streams if stream.unit
         },

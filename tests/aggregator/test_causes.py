@@ -86,6 +86,11 @@ def test_drift_of_outputs_alone_is_an_output_shift() -> None:
     assert found.kind is Kind.OUTPUT_SHIFT
 
 
+def test_while_nobody_says_what_an_input_is_drift_is_taken_for_the_inputs() -> None:
+    (found,) = find_causes([finding("m1")], Surroundings(FLEET, ATTRIBUTES))
+    assert found.kind is Kind.COVARIATE_SHIFT
+
+
 def test_devices_that_moved_in_opposite_directions_are_two_groups() -> None:
     findings = [finding(name) for name in FLEET[:4]]
     shown = {

@@ -416,6 +416,18 @@ def test_drift_too_small_for_any_device_is_seen_on_the_cohort_s_merged_windows(
     assert [one["state"] for one in fleet.incidents("resolved")] == ["resolved"]
 
 
+def test_drift_of_all_too_small_for_any_is_the_fleet_s_not_its_largest_cohort_s(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras(12), rows=400)
+    small = {index: {"contrast": 0.3} for index in range(12)}
+    for _ in range(30):
+        fleet.step(small)
+        if fleet.incidents():
+            break
+    assert [(one["scope"], one["affected"]) for one in fleet.incidents()] == [("fleet", 12)]
+
+
 def test_a_restart_in_mid_stream_changes_nothing(engine: Engine, bundle: PaperBundle) -> None:
     fleet = Fleet(engine, bundle, cameras(12), rows=400)
     small = {index: {"contrast": 0.3} for index in range(6)}
