@@ -1,13 +1,17 @@
-"""Certificates made with the script that deploy/ ships."""
+"""Certificates made with the script that deploy/ ships, the broker that uses them, and a bundle."""
 
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "mosquitto" / "certificates"
+from deploy.shipped_broker import SHIPPED, ShippedBroker, running_shipped_broker
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DIGITS = CHECKOUT / "examples" / "digits"
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +22,11 @@ def certificates() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, timeout=30, check=False
+            ["bash", str(SHIPPED / "certificates"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
 
     return run
@@ -38,3 +46,29 @@ def authority(
         made = certificates(*arguments)
         assert made.returncode == 0, made.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def broker(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShippedBroker]:
+    with running_shipped_broker(authority, tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's digit reader for onnxruntime, unsigned."""
+    folder = tmp_path_factory.mktemp("bundle")
+    reference, path = folder / "reference.npz", folder / "meter.bundle"
+    driftpost = Path(sys.executable).with_name("driftpost")
+    for command in (
+        [sys.executable, DIGITS / "record_reference.py", "onnx", reference],
+        [
+            driftpost, "bundle", "build", "--model", DIGITS / "models" / "digits_int8.onnx",
+            "--reference", reference, "--labels", "digit", "--name", "meter", "--out", path,
+        ],
+    ):  # fmt: skip
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    return path

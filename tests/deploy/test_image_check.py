@@ -4,29 +4,13 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-SCRIPT = CHECKOUT / "deploy" / "container" / "image_check.py"
-DRIFTPOST = Path(sys.executable).with_name("driftpost")
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "container" / "image_check.py"
 
 
 def _run(*command):
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False
     )
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    reference, path = folder / "reference.npz", folder / "meter.bundle"
-    recorded = _run(sys.executable, CHECKOUT / "examples/digits/record_reference.py", "onnx", reference)
-    assert recorded.returncode == 0, recorded.stderr
-    built = _run(
-        DRIFTPOST, "bundle", "build", "--model", CHECKOUT / "examples/digits/models/digits_int8.onnx",
-        "--reference", reference, "--labels", "digit", "--name", "meter", "--out", path,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    return path
 
 
 @pytest.mark.slow

@@ -1,16 +1,7 @@
-"""Real Mosquitto with the configuration of deploy/mosquitto; only its paths, port and fleet are filled in."""
-
-import contextlib
-import os
 import queue
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -18,66 +9,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
+from deploy.shipped_broker import FLEET
 from driftpost_sync import topics
 
-SHIPPED = Path(__file__).resolve().parents[2] / "deploy" / "mosquitto"
-# Debian installs daemons where a plain user's PATH does not look.
-MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
-FLEET = "harbour"
-START_TIMEOUT_S = 10.0
 WAIT_S = 10.0
 NOT_AUTHORIZED = ReasonCode(PacketTypes.PUBACK, "Not authorized")
-
-
-@dataclass(frozen=True)
-class Broker:
-    port: int
-    authority: Path
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def broker(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    if MOSQUITTO is None:
-        pytest.skip("mosquitto is not installed")
-    home = tmp_path_factory.mktemp("mosquitto")
-    rules = (SHIPPED / "acl").read_text()
-    (home / "acl").write_text(rules.replace("FLEET", FLEET))
-    for name in ("ca.crt", "broker.crt", "broker.key"):
-        shutil.copy(authority / name, home / name)
-    port = _free_port()
-    shipped = (SHIPPED / "mosquitto.conf").read_text()
-    assert "listener 8883\n" in shipped
-    configuration = shipped.replace("/etc/mosquitto/driftpost", str(home))
-    configuration = configuration.replace("listener 8883\n", f"listener {port} 127.0.0.1\n")
-    # Started by root it would become the user `mosquitto`, who may not read a test's folder.
-    (home / "mosquitto.conf").write_text(configuration + "\nuser root\n")
-    log = home / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [MOSQUITTO, "-c", str(home / "mosquitto.conf")], stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        _wait_until_it_listens(port, process, log)
-        yield Broker(port, authority)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(int(START_TIMEOUT_S / 0.05)):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-    pytest.fail(f"mosquitto did not start: {log.read_text()}")
 
 
 class Client:

@@ -82,6 +82,11 @@ def test_a_daemon_may_ask_whether_the_clock_is_synchronised(name):
     assert filters[-1] == "adjtimex clock_adjtime"
 
 
+def test_what_outlives_a_killed_agent_outlives_its_unit():
+    text = (UNITS / NAMES[0]).read_text()
+    assert re.search(r"^RemoveIPC=", text, re.MULTILINE) is None
+
+
 def test_the_watchdog_waits_longer_than_the_slowest_inference_it_allows():
     from driftpost_agent.settings import TABLE
 
