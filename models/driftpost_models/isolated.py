@@ -120,7 +120,13 @@ class IsolatedRuntime:
                 f"The model ends its process while it is loaded: {crash}.",
                 "It is damaged or meets a defect of the runtime: convert it again, or update the runtime.",
             ) from crash
-        except (ModelRefused, Unreadable, KeyError, ValueError):
+        except (Unreadable, KeyError, ValueError) as error:
+            self.close()
+            raise ModelRefused(
+                f"The model's process describes it in a way that makes no sense ({error!r}).",
+                "Loading it has probably damaged the process: convert it again, or update the runtime.",
+            ) from error
+        except ModelRefused:
             self.close()
             raise
         self._names = [spec.name for spec in self.inputs]

@@ -18,6 +18,7 @@ from driftpost_models.runtime import TensorSpec, load_model
 from driftpost_models.signing import generate
 from driftpost_sketches.schema import Schema
 from driftpost_sketches.window import Window
+from driftpost_sync.messages import DescribeBody
 from models import onnx_files
 
 
@@ -74,6 +75,12 @@ def test_the_description_is_plain_and_needs_no_model_to_be_read(opened: Bundle) 
     assert plain["window_s"] == 300.0
     assert plain["budget"] == "1 per device-year"
     assert plain["provenance"]["author"] == "tests"
+
+
+def test_the_wire_takes_the_description(opened: Bundle) -> None:
+    body = DescribeBody.from_bytes(DescribeBody.from_plain(describe(opened)).to_bytes())
+    assert body.bundle == opened.id
+    assert Schema.from_dict(body.schema).id == opened.schema.id
 
 
 def test_provenance_says_what_it_was_made_of_by_whom_and_when(opened: Bundle) -> None:
