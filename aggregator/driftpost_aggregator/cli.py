@@ -62,11 +62,14 @@ def _explained() -> Iterator[None]:
 
 
 @contextmanager
-def _database(config: Path) -> Iterator[tuple[Settings, Engine]]:
+def _database(config: Path, *, migrated: bool = True) -> Iterator[tuple[Settings, Engine]]:
+    """The configured database; with `migrated`, one that has a schema already."""
     with _explained():
         settings = load(config)
         engine = open_engine(database_url(settings))
         try:
+            if migrated and schema_version(engine) is None:
+                raise click.ClickException("the database is empty; run `driftpost aggregator migrate` first")
             yield settings, engine
         finally:
             engine.dispose()
@@ -111,7 +114,7 @@ def init(path: Path) -> None:
 @_CONFIG
 def migrate(config: Path) -> None:
     """Bring the database to this version's schema (`run` does it too)."""
-    with _database(config) as (_, engine):
+    with _database(config, migrated=False) as (_, engine):
         applied = migrate_database(engine)
         click.echo("applied " + ", ".join(applied) if applied else f"already at {schema_version(engine)}")
 
@@ -136,8 +139,6 @@ def status(config: Path) -> None:
     """What the database says about the fleet, in a few lines."""
     with _database(config) as (settings, engine):
         version = schema_version(engine)
-        if version is None:
-            raise click.ClickException("the database was never migrated; run `driftpost aggregator migrate`")
         with reading(engine) as connection:
             online, total, windows, rows = connection.execute(
                 select(
@@ -204,7 +205,7 @@ def add_bundle(config: Path, file: Path) -> None:
     from driftpost_models.bundle import Bundle, describe  # noqa: PLC0415
     from driftpost_models.errors import ModelError  # noqa: PLC0415
 
-    with _database(config) as (settings, engine):
+    with _database(config, migrated=False) as (settings, engine):
         try:
             body = from_plain(describe(Bundle.open(file, None)))
         except ModelError as error:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
 from sqlalchemy import text
 
 from driftpost_aggregator import audit
@@ -12,6 +14,7 @@ from driftpost_aggregator.cli import aggregator
 from driftpost_aggregator.delivery import read_secrets
 from driftpost_aggregator.settings import load
 from driftpost_aggregator.store.database import migrate, open_engine, writing
+from driftpost_models.build import build_bundle
 
 
 def run(*arguments: str | Path) -> Result:
@@ -48,7 +51,7 @@ def test_migrate_says_what_it_did(config: Path) -> None:
 
 
 def test_status_of_an_empty_fleet_is_readable(config: Path) -> None:
-    assert "never migrated" in run("status", "--config", config).output
+    assert "driftpost aggregator migrate" in run("status", "--config", config).output
     run("migrate", "--config", config)
     result = run("status", "--config", config)
     assert result.exit_code == 0
@@ -83,6 +86,30 @@ def test_audit_verify_ends_with_one_on_a_broken_chain(config: Path) -> None:
 def test_bundles_list_says_how_they_come_to_be_known(config: Path) -> None:
     run("migrate", "--config", config)
     assert "devices describe what they run" in run("bundles", "list", "--config", config).output
+
+
+def test_a_bundle_is_added_from_its_file_once(config: Path, tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 3])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    rows = np.random.default_rng(1).normal(size=(2_000, 3)).astype(np.float32)
+    np.savez(tmp_path / "reference.npz", x=rows)
+    path = tmp_path / "reader.bundle"
+    build_bundle(tmp_path / "model.onnx", tmp_path / "reference.npz", path, name="reader", version="2")
+    first = run("bundles", "add", "--config", config, path)
+    assert first.exit_code == 0, first.output
+    assert first.output.endswith("reader 2  added\n")
+    assert run("bundles", "add", "--config", config, path).output.endswith("reader 2  known already\n")
+    assert "reader 2  model" in run("bundles", "list", "--config", config).output
+    assert "1 rows, unbroken" in run("audit", "verify", "--config", config).output
 
 
 def test_a_file_that_is_no_bundle_is_refused_in_words(config: Path, tmp_path: Path) -> None:
