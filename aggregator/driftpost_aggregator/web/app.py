@@ -38,7 +38,8 @@ from driftpost_sync.settings import Settings
 _GZIP_LEVEL = 5
 
 
-def _unix_ms() -> int:
+def unix_ms() -> int:
+    """Unix time, milliseconds, by this machine's clock."""
     return time.time_ns() // 1_000_000
 
 
@@ -146,7 +147,7 @@ def _mistake(request: Request, error: Exception) -> Response:
     )
 
 
-def build(engine: Engine, options: WebOptions, *, now_ms: Callable[[], int] = _unix_ms) -> Starlette:
+def build(engine: Engine, options: WebOptions, *, now_ms: Callable[[], int] = unix_ms) -> Starlette:
     """The application.
 
     Args:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 from sqlalchemy import Engine
 
 from driftpost_aggregator.errors import ConfigurationError
-from driftpost_aggregator.web.app import build
+from driftpost_aggregator.web.app import build, unix_ms
 from driftpost_aggregator.web.options import WebOptions
 from driftpost_aggregator.web.site import Site
 
@@ -48,12 +49,20 @@ class WebServer:
         engine: The aggregator's database.
         options: How to serve.
         exit_event: Ends it when set.
+        now_ms: Unix time, milliseconds.
 
     Raises:
         ConfigurationError: the address can not be listened on.
     """
 
-    def __init__(self, engine: Engine, options: WebOptions, exit_event: threading.Event) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: WebOptions,
+        exit_event: threading.Event,
+        *,
+        now_ms: Callable[[], int] = unix_ms,
+    ) -> None:
         self._exit_event = exit_event
         self._ready = threading.Event()
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
@@ -67,7 +76,7 @@ class WebServer:
                 f"can not listen on {options.host}:{options.port} ({error.strerror or error}); "
                 "stop what listens there, or choose another address",
             ) from error
-        app = build(engine, options)
+        app = build(engine, options, now_ms=now_ms)
         config = uvicorn.Config(
             app,
             log_level="warning",

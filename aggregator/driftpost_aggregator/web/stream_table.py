@@ -79,7 +79,7 @@ def stream_table(model: Model, windows: Sequence[Window], scope: str, key: str) 
                 tracked=stream.tracked,
                 then=_where(stream, then_summary),
                 now=_where(stream, now_summary),
-                change=change_words(stream, effect) if now_summary.n else DASH,
+                change=change_words(stream, effect, then_summary, now_summary),
                 size=beyond_chance(model, effect, index, now),
                 missing=(total - now_summary.n) / total if total else 0.0,
                 rows=now_summary.n,
@@ -103,22 +103,20 @@ def _unit(name: str) -> str:
     return f" {unit(name)}" if name else ""
 
 
-def change_words(stream: Stream, effect: Effect) -> str:
-    """A change as a person says it: ``+3.1 °C (+0.8 sd)``, ``digit 7 +12 %``."""
-    if stream.kind is StreamKind.NUMERIC:
-        # The reference's spread, as the two forms of one shift tell it.
-        spread = abs(effect.natural_shift / effect.sd_shift) if effect.sd_shift else stream.scale
-        natural = rounded(effect.natural_shift, spread, sign=True)
-        words = f"{natural}{_unit(stream.unit)} ({shift(effect.sd_shift)})"
-        ratio = effect.std_ratio
-        return (
-            words if 1 / _SAME_SPREAD < ratio < _SAME_SPREAD else f"{words}, spread {number(ratio, 2)} times"
-        )
+def change_words(stream: Stream, effect: Effect, then: StreamSummary, now: StreamSummary) -> str:
+    """A change as a person says it: ``+3.1 °C (+0.8 sd)``, ``digit 7: +12 % of rows``."""
+    if not now.n or not then.n:
+        return DASH
     if stream.kind is StreamKind.CATEGORICAL:
-        name = category_names(stream)[effect.largest_bin]
-    else:
-        name = f"code {effect.largest_bin + stream.lowest_code}"
-    return f"{name}: {points(effect.share_change)}"
+        return f"{category_names(stream)[effect.largest_bin]}: {points(effect.share_change)}"
+    natural = now.mean - then.mean
+    # Codes have no place in `Effect.sd_shift`, but a mean all the same; numbers say what the evidence says.
+    spread = then.std if then.std > 0 else stream.scale
+    size = effect.sd_shift if stream.kind is StreamKind.NUMERIC else natural / spread
+    name = stream.unit if stream.kind is StreamKind.NUMERIC else "codes"
+    words = f"{rounded(natural, spread, sign=True)}{_unit(name)} ({shift(size)})"
+    ratio = now.std / then.std if then.std > 0 else 1.0
+    return words if 1 / _SAME_SPREAD < ratio < _SAME_SPREAD else f"{words}, spread {number(ratio, 2)} times"
 
 
 def points(change: float) -> str:

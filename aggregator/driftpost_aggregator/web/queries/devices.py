@@ -168,20 +168,22 @@ def device_named(connection: Connection, name: str) -> Device | None:
 def most_suspicious(connection: Connection, limit: int) -> list[str]:
     """Devices to look at first: some of every incident, then by evidence. Scans the table."""
     finding = tables.findings.c
-    place = func.row_number().over(
-        partition_by=finding.incident, order_by=(func.max(finding.log_e).desc(), finding.device)
-    )
+    # Grouped by the columns of the index on standing findings first: cleared ones are never looked at.
     standing = (
-        select(finding.device, finding.incident, place.label("place"))
+        select(finding.device, finding.incident, func.max(finding.log_e).label("log_e"))
         .where(STANDING)
-        .group_by(finding.incident, finding.device)
+        .group_by(finding.bundle, finding.device, finding.incident)
         .subquery()
         .c
     )
+    place = func.row_number().over(
+        partition_by=standing.incident, order_by=(standing.log_e.desc(), standing.device)
+    )
+    placed = select(standing.device, standing.incident, place.label("place")).subquery().c
     rows = connection.execute(
-        select(standing.device)
-        .where(standing.place <= _PER_INCIDENT)
-        .order_by(standing.incident, standing.place)
+        select(placed.device)
+        .where(placed.place <= _PER_INCIDENT)
+        .order_by(placed.incident, placed.place)
         .limit(limit)
     )
     drifting = list(dict.fromkeys(str(row[0]) for row in rows))

@@ -243,7 +243,10 @@
   // Empty fields would clutter the address.
   for (const form of document.querySelectorAll("form.filters")) {
     form.addEventListener("formdata", (event) => {
-      for (const [name, value] of [...event.formData.entries()]) if (value === "") event.formData.delete(name);
+      const given = [...event.formData.entries()];
+      // Several menus share a name, so all go and those with a value come back.
+      for (const [name] of given) event.formData.delete(name);
+      for (const [name, value] of given) if (value !== "") event.formData.append(name, value);
     });
   }
 
