@@ -3,6 +3,8 @@
 SHELL  := /bin/sh
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# onnxruntime reports to its maker unless told not to before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
 ROOMS  := agent:aggregator:models:sketches:sync
 
 # The first interpreter that is new enough; `make PYTHON=/usr/bin/python3.12 test` takes another.
