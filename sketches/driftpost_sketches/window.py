@@ -37,7 +37,7 @@ class StreamSummary:
         counts: int64[bins].
         share: float64[bins], counts over n (zeros when n is 0).
         mean: of the clipped values, natural units; NaN when n is 0 or the stream is categorical.
-        std: standard deviation likewise.
+        std: standard deviation likewise; NaN also when the squares have saturated.
         low: smallest value seen; NaN when n is 0.
         high: largest value seen.
         missing: values that were NaN.
@@ -187,7 +187,8 @@ class Window:
             z = float(self.sum1[i]) / n
             spread = math.sqrt(max(float(self.sum2[i]) / n - z * z, 0.0))
             mean = stream.center + stream.scale * z / FIXED_POINT
-            std = stream.scale * spread / FIXED_POINT
+            # Saturated squares (2.7e11 rows of one spread: a fleet's month) say nothing any more.
+            std = stream.scale * spread / FIXED_POINT if self.sum2[i] < SUM2_LIMIT else math.nan
         elif n and stream.kind is StreamKind.CODES:
             codes = np.arange(counts.size) + stream.lowest_code
             mean = float(counts @ codes) / n

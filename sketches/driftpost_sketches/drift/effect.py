@@ -81,7 +81,7 @@ def effect_of(schema: Schema, baseline: Window, window: Window, index: int) -> E
         spread = reference_spread(then.std, stream)
         natural = now.mean - then.mean
         sd_shift = natural / spread
-        ratio = now.std / then.std if then.std > 0 else 1.0
+        ratio = now.std / then.std if then.std > 0 and not math.isnan(now.std) else 1.0
         direction = "up" if natural > 0 else "down" if natural < 0 else "none"
     unseen = float(change[-1]) if stream.kind is StreamKind.CATEGORICAL else 0.0
     return Effect(

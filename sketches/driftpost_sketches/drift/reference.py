@@ -14,7 +14,7 @@ from driftpost_sketches.drift.chain import Chain
 from driftpost_sketches.drift.effect import reference_spread
 from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.transitions import Transitions
-from driftpost_sketches.window import FIXED_POINT, Window
+from driftpost_sketches.window import FIXED_POINT, SUM2_LIMIT, Window
 
 # Columns of a stream's sums: cell counts, then finite values, fixed-point moments, exact repeats, steps
 # within the cell that has most of them, and the sum of products of neighbouring location scores.
@@ -132,7 +132,8 @@ class Reference:
             natural = mean - float(self.means[t])
             shift = natural / float(self.spreads[t])
             squares = float(sums[SUM2]) / n / FIXED_POINT**2
-            spread = stream.scale * math.sqrt(max(squares - z * z, 0.0)) / float(self.spreads[t])
+            if sums[SUM2] < SUM2_LIMIT / 2:  # saturated squares say nothing any more
+                spread = stream.scale * math.sqrt(max(squares - z * z, 0.0)) / float(self.spreads[t])
         location = float(shares @ self._location[t])
         variance = float(shares @ self._location[t] ** 2) - location**2
         if self.persistence and variance > 1e-6:

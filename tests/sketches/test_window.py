@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+
+from driftpost_sketches.errors import IncompatibleSketch, MalformedSketch
+from driftpost_sketches.window import MAX_COUNT, SUM2_LIMIT, Window
+from simulated_streams import independent, mixed_schema, numeric_schema, windows
+
+
+@pytest.fixture
+def schema():
+    return numeric_schema(independent(np.random.default_rng(0), 500, 2))
+
+
+def replaced(window, **fields):
+    return Window(**{**window.__dict__, **fields})
+
+
+@pytest.fixture
+def window(schema):
+    ((window, _),) = windows(schema, independent(np.random.default_rng(1), 50, 2), 50)
+    return window
+
+
+def test_an_empty_window_has_a_summary_without_numbers(schema):
+    summary = Window.empty(schema).summary(schema, 0)
+    assert (summary.n, summary.missing, summary.share.sum()) == (0, 0, 0.0)
+    assert np.isnan([summary.mean, summary.std, summary.low, summary.high]).all()
+
+
+def test_merging_changes_neither_side(schema, window):
+    before = window.to_bytes()
+    window.merge(window)
+    assert window.to_bytes() == before
+
+
+def doubled(window, times):
+    for _ in range(times):
+        window = window.merge(window)
+    return window
+
+
+def test_a_month_of_a_hundred_thousand_devices_is_summed_exactly(schema, window):
+    whole = doubled(window, 32)
+    assert whole.rows == 50 << 32
+    assert whole.summary(schema, 0).mean == pytest.approx(window.summary(schema, 0).mean)
+    assert whole.summary(schema, 0).std == pytest.approx(window.summary(schema, 0).std)
+    assert Window.from_bytes(whole.to_bytes()) == whole
+
+
+def test_beyond_that_the_deviation_is_unknown_rather_than_wrong_and_counting_ends(schema, window):
+    whole = doubled(window, 38)
+    summary = whole.summary(schema, 0)
+    assert summary.mean == pytest.approx(window.summary(schema, 0).mean)
+    assert np.isnan(summary.std)
+    assert Window.from_bytes(whole.to_bytes()) == whole
+    with pytest.raises(MalformedSketch, match="fewer windows"):
+        doubled(whole, 5)
+
+
+def test_squares_saturate_in_any_order(schema, window):
+    near = replaced(window, sum2=np.full(2, SUM2_LIMIT - 5))
+    one_way, other_way = near.merge(near).merge(window), near.merge(window).merge(near)
+    assert one_way == other_way
+    assert one_way.sum2.tolist() == [SUM2_LIMIT] * 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"parts": 0}, {"rows": 0}, {"rows": MAX_COUNT + 1}, {"missing": np.array([MAX_COUNT + 1, 0])},
+        {"low": np.array([9, 9], np.float32)}, {"low": np.array([np.nan, 0], np.float32)},
+        {"high": np.array([np.inf, 0], np.float32)}, {"low": np.array([np.inf, np.inf], np.float32)},
+        {"sum1": np.array([50 * 65536 + 1, 0])}, {"sum1": np.array([-50 * 65537, 0])},
+        {"sum1": np.array([10**6, 0]), "sum2": np.array([10, 10])}, {"sum2": np.array([1 << 62, 0])},
+    ],
+)  # fmt: skip
+def test_numbers_that_no_rows_can_have_made_are_refused(window, fields):
+    data = replaced(window, **fields).to_bytes()
+    with pytest.raises(MalformedSketch):
+        Window.from_bytes(data)
+
+
+def test_a_window_is_checked_against_the_schema_it_names(schema, window):
+    window.check(schema)
+    with pytest.raises(IncompatibleSketch):
+        window.check(mixed_schema(np.random.default_rng(0))[0])
+    with pytest.raises(MalformedSketch, match="rows"):
+        replaced(window, rows=51).check(schema)
+    layout = window.layout.copy()
+    layout[1] -= 1
+    with pytest.raises(MalformedSketch, match="layout"):
+        replaced(window, layout=layout).check(schema)
+
+
+def test_summaries_of_another_schema_are_refused(window):
+    with pytest.raises(IncompatibleSketch):
+        window.summary(mixed_schema(np.random.default_rng(0))[0], 0)
+
+
+def test_windows_are_equal_by_content_and_not_hashable(window):
+    assert window == Window.from_bytes(window.to_bytes())
+    assert window != replaced(window, parts=2)
+    assert window != "window"
+    with pytest.raises(TypeError):
+        hash(window)
