@@ -33,7 +33,7 @@ from feeder import Feeder
 from fleet import Fleet
 from inference_client import InferenceClient
 from layout import Layout, Ports
-from processes import ChildFailed, Processes
+from processes import ChildFailed, Interrupted, Processes
 from progress import Progress, Snapshot
 from receiver import read_log
 from report import print_summary
@@ -47,10 +47,6 @@ EXIT_INTERRUPTED = 130
 
 class CameraFailed(Exception):
     """A camera could not go on feeding its agent."""
-
-
-class Interrupted(Exception):
-    """Someone asked the demo to end."""
 
 
 class Demo:
@@ -122,10 +118,11 @@ class Demo:
         self._progress.say("measuring what the guard costs")
         facts = self._facts()
         accounts = {
-            name: closed(account, statuses[name], fed_s, running=keep)
+            name: closed(account, statuses[name], fed_s, running=keep) if statuses[name] else account
             for name, account in facts.accounts.items()
         }
         failures = [f"{name} did not stop when asked" for name in late]
+        failures += [f"{name} did not tell its status" for name, status in statuses.items() if not status]
         return replace(facts, accounts=accounts, failures=failures, overheads=self._fleet.measure_overheads())
 
     def linger(self) -> None:
@@ -138,6 +135,8 @@ class Demo:
     def _set_up(self) -> None:
         self._progress.say("recording the baseline and building two signed bundles")
         self._fleet.build()
+        if self._exit.is_set():
+            raise Interrupted
         self._progress.say("starting broker, receiver, aggregator and eight agents")
         self._fleet.start()
         self._progress.say(f"dashboard: {self._fleet.dashboard}")

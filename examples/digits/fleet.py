@@ -35,11 +35,11 @@ class Fleet:
         layout: Where everything is.
         ports: What listens where.
         processes: Owns the processes.
-        pause: Sleeps; wakes early when the demo is to end.
+        pause: Sleeps; returns True, and early, when the demo is to end.
     """
 
     def __init__(
-        self, layout: Layout, ports: Ports, processes: Processes, pause: Callable[[float], object]
+        self, layout: Layout, ports: Ports, processes: Processes, pause: Callable[[float], bool]
     ) -> None:
         self._layout = layout
         self._ports = ports
@@ -82,6 +82,7 @@ class Fleet:
 
         Raises:
             ChildFailed: One of them did not get ready.
+            Interrupted: The demo is to end.
         """
         layout, ports = self._layout, self._ports
         broker = self._processes.start("broker", [DRIFTPOST, "broker", "run", "--port", str(ports.broker)])
@@ -169,7 +170,15 @@ def run_to_end(name: str, command: Sequence[str], logs: Path) -> str:
     Raises:
         ChildFailed: It failed.
     """
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    # A session of its own: Ctrl-C reaches the demo alone, which then ends in order.
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        start_new_session=True,
+    )
     said = done.stdout + done.stderr
     (logs / f"{name}.log").write_text(said)
     if done.returncode:

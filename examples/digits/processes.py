@@ -33,6 +33,10 @@ class ChildFailed(Exception):
         self.tail = tail
 
 
+class Interrupted(Exception):
+    """Someone asked the demo to end."""
+
+
 class Child:
     """One process, in a session of its own: Ctrl-C reaches the demo alone, which then ends it in order.
 
@@ -151,7 +155,7 @@ class Processes:
         return late
 
     def wait_until(
-        self, child: Child, ready: Callable[[], bool], seconds: float, pause: Callable[[float], object]
+        self, child: Child, ready: Callable[[], bool], seconds: float, pause: Callable[[float], bool]
     ) -> None:
         """Wait until a child is ready.
 
@@ -159,17 +163,19 @@ class Processes:
             child: The process that is getting ready.
             ready: Asks it.
             seconds: How long that may take.
-            pause: Sleeps; wakes early when the demo is to end.
+            pause: Sleeps; returns True, and early, when the demo is to end.
 
         Raises:
             ChildFailed: It ended, or was not ready in time.
+            Interrupted: The demo is to end.
         """
         step = 0.1
         for _ in range(int(seconds / step)):
             child.check()
             if ready():
                 return
-            pause(step)
+            if pause(step):
+                raise Interrupted
         raise ChildFailed(child.name, f"was not ready within {seconds:.0f} seconds", child.tail())
 
 

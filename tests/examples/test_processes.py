@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import ChildFailed, Processes, free_ports, listening
+from processes import ChildFailed, Interrupted, Processes, free_ports, listening
 
 PYTHON = sys.executable
 FOREVER = "import time; print('up', flush=True); time.sleep(600)"
@@ -17,8 +17,8 @@ PARENT = (
 )
 
 
-def pause(seconds: float) -> None:
-    threading.Event().wait(seconds)
+def pause(seconds: float) -> bool:
+    return threading.Event().wait(seconds)
 
 
 def alive(pid: int) -> bool:
@@ -84,6 +84,13 @@ def test_a_child_that_is_never_ready_is_reported(tmp_path):
         child = processes.start("slow", [PYTHON, "-c", FOREVER])
         with pytest.raises(ChildFailed, match="slow was not ready within 0 seconds"):
             processes.wait_until(child, lambda: False, 0.3, pause)
+
+
+def test_waiting_ends_when_the_demo_is_to_end(tmp_path):
+    with Processes(tmp_path) as processes:
+        child = processes.start("slow", [PYTHON, "-c", FOREVER])
+        with pytest.raises(Interrupted):
+            processes.wait_until(child, lambda: False, 600, lambda seconds: True)
 
 
 def test_a_child_ignores_the_terminals_interrupt(tmp_path):
