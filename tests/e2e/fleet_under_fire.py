@@ -20,7 +20,7 @@ from digits import CLASSES, MODELS, load_pool
 from fleet import run_to_end
 from inference_client import InferenceClient, InferenceRefused
 from mosquitto import Mosquitto
-from processes import Child, Processes, free_ports
+from processes import Child, free_ports
 from toml_text import toml_text
 
 DRIFTPOST = str(Path(sys.executable).with_name("driftpost"))
@@ -81,7 +81,6 @@ class FleetUnderFire:
 
     def __init__(self, folder: Path, broker: Mosquitto, devices: Mapping[str, str]) -> None:
         self.folder, self._broker, self._devices = folder, broker, devices
-        self._processes = Processes(folder)
         web, *ports = free_ports(1 + len(devices))
         self._ports = dict(zip(devices, ports, strict=True))
         self.dashboard = f"http://127.0.0.1:{web}"
@@ -117,18 +116,24 @@ class FleetUnderFire:
         self._children: dict[str, Child] = {}
 
     def __enter__(self) -> FleetUnderFire:
-        self.start_aggregator()
-        for device in self._devices:
-            self.start_agent(device)
+        try:
+            self.start_aggregator()
+            for device in self._devices:
+                self.start_agent(device)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stop_feeding()
-        for child in self._children.values():
-            child.ask_to_stop()
-        for child in self._children.values():
-            child.wait(10.0)
-            child.end()
+        try:
+            self.stop_feeding()
+        finally:
+            for child in self._children.values():
+                child.ask_to_stop()
+            for child in self._children.values():
+                child.wait(10.0)
+                child.end()
 
     def store(self, device: str) -> Path:
         """The device's database."""
@@ -191,14 +196,14 @@ class FleetUnderFire:
         except sqlite3.OperationalError:
             return 0
 
-    def accounts(self, device: str) -> tuple[int, int, int, int]:
-        """The device's own ledger: rows recorded, acknowledged, pending, quarantined."""
+    def accounts(self, device: str) -> tuple[int, int, int, int, int]:
+        """The device's own ledger: rows recorded, acknowledged, pending, quarantined, lost in a kill."""
         row = read(
             self.store(device),
-            "select total(recorded_rows), total(acked_rows), total(pending_rows), total(quarantined_rows)"
-            " from ledger",
+            "select total(recorded_rows), total(acked_rows), total(pending_rows), total(quarantined_rows),"
+            " total(lost_rows_at_start) from ledger",
         )[0]
-        return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+        return int(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4])
 
 
 def read(path: Path, query: str) -> list[tuple[object, ...] | sqlite3.Row]:
