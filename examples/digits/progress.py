@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -148,10 +149,11 @@ def totals(devices: Sequence[DeviceLine]) -> str:
 def table(snapshot: Snapshot) -> RenderableType:
     """The live table."""
     left = "" if snapshot.left_s is None else f"  ({max(0.0, snapshot.left_s):.0f} s left at most)"
-    devices = Table(expand=False, pad_edge=False)
+    # Narrow enough for a terminal of 80 columns.
+    devices = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("device", "camera", "runtime", "now"):
         devices.add_column(name)
-    for name in ("inferences", "accuracy", "windows", "sent", "acked", "findings"):
+    for name in ("fed", "right", "windows", "sent", "acked", "found"):
         devices.add_column(name, justify="right")
     for one in snapshot.devices:
         devices.add_row(
@@ -166,7 +168,7 @@ def table(snapshot: Snapshot) -> RenderableType:
             str(one.acknowledged),
             Text(str(one.findings), style="bold red" if one.findings else ""),
         )
-    incidents = Text("\n".join(f"  {one}" for one in snapshot.incidents.values()) or "  none")
+    incidents = Text("\n".join(snapshot.incidents.values()) or "none")
     parts: list[RenderableType] = [Text(snapshot.phase + left, style="bold")]
     if snapshot.dashboard:
         parts.append(Text(f"dashboard: {snapshot.dashboard}"))

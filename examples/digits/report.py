@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -54,7 +55,7 @@ def accuracy_text(facts: Facts) -> str:
 
 def devices_table(facts: Facts) -> Table:
     """Rows and bytes of every device."""
-    table = Table(pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("device", "fed", "recorded", "stored", "windows", "bytes sent", "bytes a window"):
         table.add_column(name, justify="left" if name == "device" else "right")
     for name, one in facts.accounts.items():

@@ -102,5 +102,5 @@ def in_words(effect: Effect) -> str:
 
 def told(incident: Incident) -> str:
     """One line about an incident."""
-    state = "" if incident.state == "open" else f", {incident.state}"
-    return f"{incident.scope} {incident.scope_key}{state}: {incident.cause}"
+    state = "" if incident.state == "open" else f" ({incident.state})"
+    return f"{incident.cause}{state}"
