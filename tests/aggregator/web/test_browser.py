@@ -89,7 +89,8 @@ class Browser:
         self.until(
             f"{count} charts drawn",
             "const all = [...document.querySelectorAll('[data-chart]')];"
-            f"return all.length === {count} && all.every((e) => e.dataset.drawn && e.querySelector('.main-svg'))",
+            "const drawn = all.filter((e) => e.dataset.drawn && e.querySelector('.main-svg'));"
+            f"return all.length === {count} && drawn.length === {count}",
         )
 
     def errors(self) -> list[str]:

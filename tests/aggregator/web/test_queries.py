@@ -26,6 +26,7 @@ LARGE = ("devices", "device_attributes", "windows", "rollups", "findings", "inci
 SHARED_SCANS = (
     "count(*) AS devices, coalesce(sum(devices.windows)",
     "SELECT count(distinct(ledgers.device))",
+    "SELECT coalesce(sum(ledgers.recorded_windows)",
     "coalesce(devices.evidence",
     "FROM quarantine ORDER BY quarantine.id DESC LIMIT ? OFFSET ?) AS anon_1",
 )

@@ -107,14 +107,13 @@ def coverage(connection: Connection, device: str | None = None) -> Coverage:
         "merged_windows",
         "lost_rows_at_start",
     ]
-    query = select(
-        func.count(func.distinct(ledger.device)).label("devices"),
-        *(func.coalesce(func.sum(ledger[name]), 0).label(name) for name in names),
-    )
+    # Counted apart: beside the sums, telling devices apart would sort the whole table.
+    counted = select(func.count(func.distinct(ledger.device)))
+    summed = select(*(func.coalesce(func.sum(ledger[name]), 0) for name in names))
     if device is not None:
-        query = query.where(ledger.device == device)
-    row = connection.execute(query).one()
-    return Coverage(int(row.devices), *(int(getattr(row, name)) for name in names))
+        counted, summed = (query.where(ledger.device == device) for query in (counted, summed))
+    devices = connection.scalar(counted)
+    return Coverage(int(devices or 0), *(int(value) for value in connection.execute(summed).one()))
 
 
 def totals(connection: Connection, now_ms: int) -> Totals:
