@@ -220,12 +220,14 @@ class WindowChecks:
         """Clear the findings that stand, because nobody watches on what they were about."""
         with self._lock:
             if self._store is not None:
-                for finding in self._store.standing_findings(self._bundle.id):
-                    if finding.id in self._standing.streams:
-                        now, wall = self._clock.mono_ms(), self._clock.wall_ms()
-                        self._store.record_finding(
-                            replace(finding, state="cleared", mono=now, wall=wall, text=why)
-                        )
+                now, wall = self._clock.mono_ms(), self._clock.wall_ms()
+                over = [
+                    replace(finding, state="cleared", mono=now, wall=wall, text=why)
+                    for finding in self._store.standing_findings(self._bundle.id)
+                    if finding.id in self._standing.streams
+                ]
+                if over:
+                    self._store.clear_standing(over, self._bundle.id)
             self._standing = _Standing()
 
     def _finding(self, alarm: Alarm, closed: ClosedWindow) -> FindingBody:

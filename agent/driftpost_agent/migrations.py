@@ -120,7 +120,9 @@ def migrate(db: Database) -> list[str]:
             step(db)
             db.execute("insert into migrations values (?, datetime('now'))", [name])
         except BaseException:
-            db.execute("rollback")
+            # A full disk makes SQLite roll back by itself.
+            if db.conn.in_transaction:
+                db.execute("rollback")
             raise
         db.execute("commit")
         done.append(name)

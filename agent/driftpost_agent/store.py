@@ -149,7 +149,9 @@ class Store:
             try:
                 yield self._db
             except BaseException:
-                self._db.execute("rollback")
+                # A full disk makes SQLite roll back by itself; a second time would hide what was wrong.
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
                 raise
             self._db.execute("commit")
 
@@ -232,11 +234,30 @@ class Store:
             ).fetchone()
         return None if found is None else (bytes(found[0]), dict(json.loads(found[1])))
 
-    def describe(self, body: DescribeBody, *, again: bool = False) -> bool:
-        """Queue the description of a bundle once for this store, or `again` because the aggregator asks."""
+    def clear_standing(self, findings: Sequence[FindingBody], bundle: str) -> None:
+        """Record findings as cleared because nobody watches on, and forget the detectors that raised them.
+
+        Detectors that remembered would hold the change for reported if the bundle came back.
+        """
         with self.transaction() as db:
-            known = db.execute("select 1 from described where bundle = ?", (body.bundle,)).fetchone()
-            if known is not None and not again:
+            for finding in findings:
+                self.record_finding(finding)
+            db.execute("delete from detector_states where bundle = ?", (bundle,))
+
+    def describe(self, body: DescribeBody, *, again: bool = False) -> bool:
+        """Queue the description of a bundle once for this store, or `again` because the aggregator asks.
+
+        It asks with every window that it can't read, so one that is still on its way answers all of them.
+        """
+        with self.transaction() as db:
+            self.outbox.settle()
+            known = db.execute(
+                "select exists (select 1 from messages where status = 0 and kind = 'describe'"
+                " and incarnation = d.incarnation and seq = d.seq and id not in (select id from quarantine))"
+                " from described as d where bundle = ?",
+                (body.bundle,),
+            ).fetchone()
+            if known is not None and (known[0] or not again):
                 return False
             seq = self.outbox.put(
                 "describe", body.to_bytes(), mono=self._clock.mono_ms(), wall=self._clock.wall_ms()
@@ -247,20 +268,33 @@ class Store:
             )
         return True
 
+    @contextmanager
+    def _settled(self) -> Iterator[Outbox]:
+        """The outbox for reading, after acknowledgements that were not written yet.
+
+        Those are written in one transaction: a kill between rows and counters would leave an account that
+        never adds up again.
+        """
+        with self.lock:
+            if self.outbox.unsettled:
+                with self.transaction():
+                    self.outbox.settle()
+            yield self.outbox
+
     def outbox_total(self) -> LedgerBody:
         """The account of everything this store ever recorded."""
-        with self.lock:
-            return self.outbox.total()
+        with self._settled() as outbox:
+            return outbox.total()
 
     def outbox_pending(self) -> Pending:
         """How much waits for the aggregator."""
-        with self.lock:
-            return self.outbox.pending()
+        with self._settled() as outbox:
+            return outbox.pending()
 
     def outbox_ledger(self) -> LedgerBody:
         """The account of this incarnation as it is now."""
-        with self.lock:
-            return self.outbox.ledger()
+        with self._settled() as outbox:
+            return outbox.ledger()
 
     def queue_ledger(self) -> LedgerBody:
         """Queue the account of this incarnation, and of earlier ones that still have something pending."""
@@ -355,11 +389,11 @@ class Store:
 
     def windows_sent(self) -> int:
         """Windows that left this device at least once, acknowledged or not."""
-        with self.lock:
+        with self._settled() as outbox:
             waiting = self._db.execute(
                 "select coalesce(sum(windows), 0) from messages where state = 'pending' and sent = 1"
             ).fetchone()
-            return self.outbox.total().acked.windows + int(waiting[0])
+            return outbox.total().acked.windows + int(waiting[0])
 
     def prune(self, keep_bytes: int) -> int:
         """Remove the oldest acknowledged messages beyond `keep_bytes`, and old findings; returns how many

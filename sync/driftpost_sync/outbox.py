@@ -404,6 +404,11 @@ class Outbox:
             self.settle()
         return settled
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are acknowledgements that are not written yet: an account will write them."""
+        return bool(self._settling)
+
     def settle(self) -> None:
         """Write the acknowledgements that are not written yet, in the caller's transaction."""
         if not self._settling:

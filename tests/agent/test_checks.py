@@ -122,6 +122,20 @@ def test_replacing_the_model_clears_what_stood_about_the_old_one(mlp_bundle: Bun
         assert store.finding_counts()[1] == 0
 
 
+def test_a_model_that_comes_back_to_a_drift_reports_it_again(mlp_bundle: Bundle, tmp_path: Path) -> None:
+    clock = ManualClock()
+    with Store.open(tmp_path / "agent.db", clock=clock) as store:
+        for turn in (1, 2):
+            with Guard(mlp_bundle, store=store, clock=clock, window_seconds=60.0, threaded=False) as guard:
+                for number in range(10):
+                    guard.run(tabular_rows(200, seed=number, shift=1.5))
+                    clock.advance(60_000)
+                    guard.tick()
+                assert store.finding_counts()[1] >= 1, f"turn {turn}"
+                guard.checks.abandon("another model was activated")
+            assert store.finding_counts()[1] == 0
+
+
 def test_a_guard_without_a_store_still_finds_drift(mlp_bundle: Bundle) -> None:
     clock = ManualClock()
     with Guard(mlp_bundle, clock=clock, window_seconds=60.0, threaded=False) as guard:

@@ -76,8 +76,8 @@ def test_a_window_its_findings_and_the_detectors_state_are_one_transaction(store
     assert store.outbox.ledger().recorded.windows == 1
 
 
-def test_a_bundle_is_described_once_and_again_only_on_request(store: Store) -> None:
-    body = DescribeBody(
+def description_body() -> DescribeBody:
+    return DescribeBody(
         "b" * 64,
         "m",
         "1",
@@ -90,7 +90,14 @@ def test_a_bundle_is_described_once_and_again_only_on_request(store: Store) -> N
         300.0,
         "1 per device-year",
     )
+
+
+def test_a_bundle_is_described_once_and_again_only_on_request(store: Store) -> None:
+    body = description_body()
     assert store.describe(body)
+    with store.outbox_transaction() as outbox:
+        assert outbox.next_batch(10_000, now=0) is not None
+        outbox.acknowledge(store.incarnation, [(1, 1)])
     assert not store.describe(body)
     assert store.describe(body, again=True)
 
@@ -222,3 +229,50 @@ def test_the_activation_history_is_newest_first(store: Store) -> None:
     store.record_activation("a" * 64, "m", "1", "activated")
     store.record_activation("b" * 64, "m", "2", "rolled back", "the self-test differed")
     assert [entry.outcome for entry in store.activations()] == ["rolled back", "activated"]
+
+
+def test_asking_again_and_again_queues_one_description_until_it_is_acknowledged(store: Store) -> None:
+    body = description_body()
+    assert store.describe(body)
+    assert not any(store.describe(body, again=True) for _ in range(100))
+    assert store.outbox_pending().messages == 1
+    with store.outbox_transaction() as outbox:
+        assert outbox.next_batch(10_000, now=0) is not None
+        assert outbox.acknowledge(store.incarnation, [(1, 1)]) == 1
+    assert store.describe(body, again=True)
+    assert store.outbox_pending().messages == 1
+
+
+def test_a_kill_while_an_account_is_read_leaves_one_that_adds_up(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import os, sys
+        from driftpost_agent.store import Store
+        from driftpost_sync.clock import SystemClock
+
+        store = Store.open(sys.argv[1], clock=SystemClock())
+        with store.outbox_transaction() as outbox:
+            outbox.live = True
+            seq = outbox.put("window", b"body", mono=0, windows=1, rows=7)
+        with store.outbox_transaction() as outbox:
+            outbox.acknowledge(outbox.incarnation, [(seq, seq)])
+        # The rows are marked, their counters are not: the worst moment.
+        store._db.set_trace_callback(lambda sql: os._exit(9) if "acked_rows +" in sql else None)
+        store.outbox_pending()
+    """)
+    path = tmp_path / "agent.db"
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], check=False, timeout=60)
+    assert killed.returncode == 9
+    with Store.open(path, clock=ManualClock()) as store:
+        total = store.outbox_total()
+    assert total.recorded.rows == 7
+    assert total.recorded.rows == total.acked.rows + total.pending.rows + total.quarantined.rows
+
+
+def test_a_full_disk_is_reported_as_one(store: Store) -> None:
+    (pages,) = store._db.execute("pragma page_count").fetchone()
+    store._db.execute(f"pragma max_page_count = {pages + 3}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        for _ in range(10):
+            with store.outbox_transaction() as outbox:
+                outbox.put("window", bytes(3_000), mono=0, windows=1, rows=1)
+    assert store.outbox_total().recorded.windows == store.outbox_total().pending.windows
