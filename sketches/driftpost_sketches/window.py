@@ -116,7 +116,11 @@ class Window:
             raise IncompatibleSketch(self.schema_id, other.schema_id)
         rows, parts = self.rows + other.rows, self.parts + other.parts
         counts = self.counts + other.counts
-        if rows > MAX_COUNT or parts > MAX_COUNT or counts.max(initial=0) > MAX_COUNT:
+        missing, nonfinite = self.missing + other.missing, self.nonfinite + other.nonfinite
+        # All that `from_bytes` refuses: what was merged must be readable again.
+        finite = np.add.reduceat(counts, self.layout[:-1])
+        largest = max(rows, parts, *(int(part.max(initial=0)) for part in (finite, missing, nonfinite)))
+        if largest > MAX_COUNT:
             raise MalformedSketch(f"a window holds at most {MAX_COUNT} values; merge fewer windows into one")
         return Window(
             schema_id=self.schema_id,
@@ -124,8 +128,8 @@ class Window:
             parts=parts,
             layout=self.layout,
             counts=counts,
-            missing=self.missing + other.missing,
-            nonfinite=self.nonfinite + other.nonfinite,
+            missing=missing,
+            nonfinite=nonfinite,
             low=np.minimum(self.low, other.low),
             high=np.maximum(self.high, other.high),
             sum1=self.sum1 + other.sum1,

@@ -137,9 +137,19 @@ def test_the_smallest_effect_is_the_users_to_choose():
     assert Watch(reference, smallest_effect={"*": 0.5, "x1": 0.02}).over(live)[0][1].streams[0][0] == "x1"
 
 
-def test_idle_streams_do_not_alarm_by_the_calendar():
-    watch = Watch(np.full((1000, 3), 5.0), threshold=np.log(1000.0))
-    assert watch.over(np.full((6000, 3), 5.0), 2) == []
+def test_a_single_cell_that_moves_less_than_the_smallest_effect_is_no_alarm():
+    # 43 % to 52 % of rows in one cell: 0.18 standard deviations of its indicator.
+    rng = np.random.default_rng(6)
+    reference = np.where(rng.random((2000, 1)) < 0.434, 0.0, rng.exponential(size=(2000, 1)))
+    live = np.where(rng.random((40_000, 1)) < 0.523, 0.0, rng.exponential(size=(40_000, 1)))
+    assert Watch(reference, smallest_effect=0.25).over(live, 40) == []
+    assert Watch(reference, smallest_effect=0.02).over(live, 40)
+
+
+@pytest.mark.parametrize("threshold", [np.log(20.0), np.log(1000.0)])
+def test_idle_streams_do_not_alarm_by_the_calendar(threshold):
+    watch = Watch(np.full((1000, 3), 5.0), threshold=threshold)
+    assert watch.over(np.full((20_000, 3), 5.0), 10) == []
 
 
 # --- something changed

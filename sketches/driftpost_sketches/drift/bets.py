@@ -48,6 +48,8 @@ SPIKE_SHARE = 0.3
 SPIKE_FLOOR = 0.03  # smallest probability a cell is taken to have; bounds a spike's gain to 2.4 nats a row
 RARE_FLOOR = 0.005  # share of absent or unseen values that is never news by itself
 RARE_STAY = 0.5  # such values come in bursts; where the reference shows too few to tell, assume this of them
+ONE_STATE = 0.98  # share of rows in one cell from which a stream counts as constant
+IDLE_LOSS = 0.1  # nats a row; holds the evidence of an idle bet below 11 to 1 even in windows of one row
 REPEATS_SHARE = 0.1  # exact repeats bet on
 REPEATS_FLOOR = 0.001  # share of exact repeats that is never news
 MOST_REPEATS = 0.1  # a reference with more repeats is discrete: they say nothing
@@ -152,9 +154,16 @@ def build_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
     columns.append((np.zeros((CELLS, CELLS)), weights[Family.STUCK] / 2, Family.STUCK))
     repeat = np.zeros((2, len(columns)))
     repeat[:, -1] = _repeats(chain)
-    share = np.array([weight for _, weight, _ in columns])
+    alive = [bool(row.any() or table.any()) for (table, _, _), row in zip(columns, repeat.T, strict=True)]
+    share = np.where(alive, [weight for _, weight, _ in columns], 0.0)
+    tables = np.stack([table for table, _, _ in columns], axis=2)
+    if float(chain.shares.max()) > ONE_STATE:
+        # Bets that neither win nor lose in the one state that the reference knows would gather evidence by
+        # the calendar. News is loud in such a stream: it can afford that every bet expects to lose.
+        expected = np.einsum("i,ij,ijn->n", chain.shares, chain.matrix, tables)
+        tables -= np.where(repeat.any(axis=0), 0.0, np.maximum(expected + IDLE_LOSS, 0.0))
     return Bets(
-        table=np.stack([table for table, _, _ in columns], axis=2),
+        table=tables,
         repeat=repeat,
         weights=share / share.sum(),
         families=np.array([int(family) for _, _, family in columns], dtype=np.int64),
