@@ -18,7 +18,7 @@ DEMO   := $(VENV)/.demo-$(KEY)
 DEV    := $(VENV)/.dev-$(KEY)
 PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint models train-environment clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test    every check and every test"
 	@echo "make lint    ruff, mypy strict, import contracts"
 	@echo "make setup   only the virtual environment in $(VENV)"
+	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
 	@echo "make clean   remove what the others made"
 
 $(DEMO):
@@ -55,5 +56,19 @@ lint: $(DEV)
 test: lint
 	$(BIN)/python -m pytest
 
+# TensorFlow is nothing that driftpost itself may depend on; the requirements name exact versions.
+TRAIN  := .venv-train/.made-$(shell cksum < examples/digits/requirements-train.txt | cut -d' ' -f1)
+
+$(TRAIN):
+	@echo "Making .venv-train (once)"
+	@$(PYTHON) -m venv --clear .venv-train
+	@.venv-train/bin/python -m pip --quiet --disable-pip-version-check install --requirement examples/digits/requirements-train.txt
+	@touch $@
+
+train-environment: $(TRAIN)
+
+models: $(TRAIN)
+	.venv-train/bin/python examples/digits/make_models.py
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-train build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
