@@ -103,3 +103,20 @@ def test_windows_are_equal_by_content_and_not_hashable(window):
     assert window != "window"
     with pytest.raises(TypeError):
         hash(window)
+
+
+@pytest.mark.parametrize("name", ["missing", "nonfinite"])
+def test_what_was_merged_can_be_read_again_or_is_not_merged(window, name):
+    half = replaced(window, **{name: np.array([MAX_COUNT // 2, 0])})
+    assert Window.from_bytes(half.merge(half).to_bytes()) == half.merge(half)
+    with pytest.raises(MalformedSketch, match="at most"):
+        half.merge(half).merge(replaced(window, **{name: np.array([1, 0])}))
+
+
+def test_a_stream_s_bins_together_hold_no_more_than_one_could(window):
+    counts = np.zeros_like(window.counts)
+    counts[window.layout[0]] = MAX_COUNT - 1
+    others = np.zeros_like(window.counts)
+    others[window.layout[0] + 1] = 2
+    with pytest.raises(MalformedSketch, match="at most"):
+        replaced(window, counts=counts).merge(replaced(window, counts=others))
