@@ -45,6 +45,9 @@ from driftpost_sync.messages import (
 MAX_KEPT_BYTES = 64 * 1024
 # Workers that share one PostgreSQL merge one after the other: this arbitrary number is their advisory lock.
 _MERGE_LOCK = 0x6472_6968
+# Refusals in one acknowledgement: with reasons of 200 characters at 4 bytes each they take 39 kB, so that
+# 512 ranges fit beside them into the 64 KiB that a device reads.
+MAX_REFUSED = 48
 # Keys asked for in one statement.
 _KEYS_PER_QUERY = 2_000
 
@@ -143,6 +146,7 @@ class Batch:
         self._windows: list[dict[str, object]] = []
         self._contributions: list[Contribution] = []
         self._quarantined: list[dict[str, object]] = []
+        self._refused_before: dict[str, set[tuple[int, int]]] = {}
 
     def add(self, incoming: Incoming, refuse: str | None = None) -> None:
         """Decode a message's outside; with `refuse`, everything in it goes to quarantine for that reason."""
@@ -243,6 +247,8 @@ class Batch:
             self._answers[place.key].acked.append(place.item.seq)
             return
         try:
+            # Before anything is counted: what is refused must leave no trace.
+            taken.check(place.item.seq)
             if isinstance(body, WindowBody):
                 self._window(place, body)
             elif isinstance(body, FindingBody):
@@ -348,18 +354,23 @@ class Batch:
     def _refuse(self, place: _Place, reason: str) -> None:
         self._answers[place.key].refused.append((place.item.seq, printable(reason)))
         # A refusal whose acknowledgement was lost comes back: one row in quarantine is enough.
-        known = self._connection.execute(
-            select(quarantine.c.id)
-            .where(
-                quarantine.c.device == place.device,
-                quarantine.c.incarnation == place.envelope.incarnation,
-                quarantine.c.seq == place.item.seq,
-            )
-            .limit(1)
-        ).first()
-        if known is None:
+        before = self._refusals(place.device)
+        name = place.envelope.incarnation, place.item.seq
+        if name not in before:
+            before.add(name)
             self._growth[place.device].quarantined += 1
             self._set_aside(place.incoming, place.item.kind[:40], reason, place)
+
+    def _refusals(self, device: str) -> set[tuple[int, int]]:
+        """What of a device is in quarantine; asked for once a batch, as one message may hold 512 refusals."""
+        if device not in self._refused_before:
+            query = select(quarantine.c.incarnation, quarantine.c.seq).where(
+                quarantine.c.device == device, quarantine.c.seq.is_not(None)
+            )
+            self._refused_before[device] = {
+                (row.incarnation, row.seq) for row in self._connection.execute(query)
+            }
+        return self._refused_before[device]
 
     def _set_aside(self, incoming: Incoming, kind: str, reason: str, place: _Place | None = None) -> None:
         try:
@@ -461,8 +472,9 @@ class Batch:
                 wanted.append("birth")
             ranges, refused = ranges_of(answer.acked), tuple(answer.refused)
             while True:
-                yield Reply(device, Ack(incarnation, ranges[:MAX_ITEMS], refused[:MAX_ITEMS], tuple(wanted)))
-                ranges, refused, wanted = ranges[MAX_ITEMS:], refused[MAX_ITEMS:], []
+                ack = Ack(incarnation, ranges[:MAX_ITEMS], refused[:MAX_REFUSED], tuple(wanted))
+                yield Reply(device, ack)
+                ranges, refused, wanted = ranges[MAX_ITEMS:], refused[MAX_REFUSED:], []
                 if not ranges and not refused:
                     break
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, desc, select
 
 from driftpost_aggregator.catch_up import attributes_of
 from driftpost_aggregator.causes import Finding, Measured, Surroundings
+from driftpost_aggregator.merge import joined
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import devices, findings, incidents, windows
 from driftpost_sketches.drift.effect import effect_of
@@ -163,7 +164,7 @@ def merged(packed: Iterable[bytes], known: KnownBundle) -> Window | None:
     for data in packed:
         window = Window.from_bytes(data)
         if window.schema_id == known.schema.id:
-            total = window if total is None else total.merge(window)
+            total = joined(total, window)
     return total
 
 

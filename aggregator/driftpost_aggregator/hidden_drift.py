@@ -22,7 +22,7 @@ from driftpost_aggregator.causes import (
     drift_kind,
 )
 from driftpost_aggregator.evidence import measure
-from driftpost_aggregator.merge import cohorts_of
+from driftpost_aggregator.merge import cohorts_of, joined
 from driftpost_aggregator.merged_watch import MIN_DEVICES, Standing
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import rollups
@@ -95,8 +95,7 @@ def device_windows(
         for row in connection.execute(query):
             window = Window.from_bytes(row.window)
             if window.schema_id == known.schema.id:
-                before = result.get(row.scope_key)
-                result[row.scope_key] = window if before is None else before.merge(window)
+                result[row.scope_key] = joined(result.get(row.scope_key), window)
     return result
 
 
@@ -166,7 +165,7 @@ def _total(shown: Mapping[str, Window], names: Iterable[str]) -> Window | None:
     for name in sorted(names):
         window = shown.get(name)
         if window is not None:
-            total = window if total is None else total.merge(window)
+            total = joined(total, window)
     return total
 
 

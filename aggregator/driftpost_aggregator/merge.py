@@ -7,6 +7,7 @@ was counted, so neither a second window nor a changed attribute counts it twice.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,10 @@ from sqlalchemy import Connection, select, tuple_
 
 from driftpost_aggregator.store.database import upsert
 from driftpost_aggregator.store.tables import rollups
+from driftpost_sketches.errors import MalformedSketch
 from driftpost_sketches.window import Window
+
+log = logging.getLogger(__name__)
 
 # Keys asked for in one statement: five values each, far below every database's limit.
 _KEYS_PER_QUERY = 2_000
@@ -60,6 +64,27 @@ class _Sum:
         self.window = self.window.merge(window)
         self.packed = None
 
+    def holds(self, window: Window) -> bool:
+        """Add a window, if both together are no more than one can count."""
+        try:
+            self.add(window)
+        except MalformedSketch:
+            return False
+        return True
+
+
+def joined(total: Window | None, window: Window) -> Window:
+    """Both as one; the first alone where they are more than a window can count.
+
+    Only a device that invents its counts comes near that, and it must not keep the others from being judged.
+    """
+    if total is None:
+        return window
+    try:
+        return total.merge(window)
+    except MalformedSketch:
+        return total
+
 
 def cohorts_of(attributes: Mapping[str, str]) -> list[str]:
     """The cohorts a device belongs to, one for each attribute, as they are named in rollups."""
@@ -89,6 +114,7 @@ def merge_into_rollups(
     own = _by_device(contributions, bucket_s)
     stored = _load(connection, own, bucket_s)
     wide: dict[Key, _Sum] = {}
+    full: set[Key] = set()
     result: dict[Key, _Sum] = {}
     for key, part in own.items():
         before = stored.get(key)
@@ -99,19 +125,26 @@ def merge_into_rollups(
             *(("cohort", cohort, cohort not in counted) for cohort in present),
         ]:
             wider = Key(scope, name, key.bundle, key.start_ms)
-            if wider in wide:
-                wide[wider].add(part.window)
-            else:
+            if wider not in wide:
                 wide[wider] = _Sum(part.window, part.packed)
+            elif not wide[wider].holds(part.window):
+                full.add(wider)
             wide[wider].devices += new
         merged = _Sum(part.window, part.packed, 1, sorted(counted | set(present)))
         if before is not None:
             merged.add(before.window)
         result[key] = merged
     for key, before in _load(connection, wide, bucket_s).items():
-        wide[key].add(before.window)
+        if not wide[key].holds(before.window):
+            full.add(key)
         wide[key].devices += before.devices
-    result |= wide
+    for key in full:
+        # Only a device that invents its counts can fill one: what its neighbours send is no less good, and
+        # stays in their own rollups.
+        log.warning(
+            "the merged window of %s %s at %d ms can hold no more", key.scope, key.scope_key, key.start_ms
+        )
+    result |= {key: part for key, part in wide.items() if key not in full}
     upsert(connection, rollups, [_row(key, part, bucket_s, now_ms) for key, part in result.items()])
     return len(result)
 

@@ -66,7 +66,8 @@ def take(connection: Connection, topic: str, payload: bytes, fleet: str, receive
         "clock_good": state.clock_good,
         "started_ms": state.started,
     }
-    if row is None or received_ms > row.last_seen_ms:
+    # A will says when its device was missed, and the broker repeats it whenever we subscribe again.
+    if row is None or (state.online and received_ms > row.last_seen_ms):
         values["last_seen_ms"] = received_ms
     connection.execute(update(devices).where(devices.c.device == device).values(**values))
     query = select(device_attributes.c.key, device_attributes.c.value)

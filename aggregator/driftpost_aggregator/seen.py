@@ -51,6 +51,25 @@ class Seen:
         at = bisect_right(self._firsts, seq) - 1
         return at >= 0 and seq <= self._lasts[at]
 
+    def check(self, seq: int) -> None:
+        """Whether a number could be taken; for callers that must know before they count anything.
+
+        Raises:
+            MessageRejected: as `add`.
+        """
+        if not 1 <= seq <= MAX_SEQ:
+            raise MessageRejected(f"sequence number {seq} is outside 1 .. {MAX_SEQ}")
+        _, joins_left, joins_right = self._place(seq)
+        alone = not (joins_left or joins_right or seq in self or seq == self.through + 1)
+        if alone and len(self._firsts) >= MAX_GAPS:
+            raise MessageRejected(f"more than {MAX_GAPS} gaps in its sequence numbers")
+
+    def _place(self, seq: int) -> tuple[int, bool, bool]:
+        """Where a new number belongs, and whether it touches the ranges to its left and right."""
+        at = bisect_right(self._firsts, seq)
+        joins_left = at > 0 and self._lasts[at - 1] == seq - 1
+        return at, joins_left, at < len(self._firsts) and self._firsts[at] == seq + 1
+
     def add(self, seq: int) -> bool:
         """Take a number.
 
@@ -60,13 +79,10 @@ class Seen:
         Raises:
             MessageRejected: it is outside 1 .. 2^53-1, or would open one gap too many.
         """
-        if not 1 <= seq <= MAX_SEQ:
-            raise MessageRejected(f"sequence number {seq} is outside 1 .. {MAX_SEQ}")
+        self.check(seq)
         if seq in self:
             return False
-        at = bisect_right(self._firsts, seq)
-        joins_left = at > 0 and self._lasts[at - 1] == seq - 1
-        joins_right = at < len(self._firsts) and self._firsts[at] == seq + 1
+        at, joins_left, joins_right = self._place(seq)
         if joins_left and joins_right:
             self._lasts[at - 1] = self._lasts[at]
             del self._firsts[at], self._lasts[at]
@@ -75,8 +91,6 @@ class Seen:
         elif joins_right:
             self._firsts[at] = seq
         else:
-            if len(self._firsts) >= MAX_GAPS and seq != self.through + 1:
-                raise MessageRejected(f"more than {MAX_GAPS} gaps in its sequence numbers")
             self._firsts.insert(at, seq)
             self._lasts.insert(at, seq)
         if self._firsts and self._firsts[0] == self.through + 1:

@@ -76,7 +76,14 @@ def interval(
     """
     duration = mono_end - mono_start
     end, clock = moment(sent, mono_end, wall_end)
-    if wall_end is None and wall_start is not None and clock != "monotonic" and sent.believable(wall_start):
+    if (
+        wall_end is None
+        and wall_start is not None
+        and clock != "monotonic"
+        and sent.believable(wall_start)
+        # A window that would still go on is none that was recorded.
+        and sent.believable(wall_start + duration)
+    ):
         return wall_start, wall_start + duration, "device"
     return max(end - duration, 0), end, clock
 

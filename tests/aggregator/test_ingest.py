@@ -8,10 +8,11 @@ from dataclasses import replace
 import msgpack
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, event, func, select, text
 
 from driftpost_aggregator import ingest as ingest_module
-from driftpost_aggregator.batch import Incoming, Reply
+from driftpost_aggregator import seen as seen_module
+from driftpost_aggregator.batch import MAX_REFUSED, Incoming, Reply
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import (
@@ -24,8 +25,9 @@ from driftpost_aggregator.store.tables import (
     rollups,
     windows,
 )
-from driftpost_sketches.window import Window
-from driftpost_sync.messages import Item, WindowBody
+from driftpost_sketches.window import MAX_COUNT, Window
+from driftpost_sync.codec import MAX_INCARNATION, MAX_SEQ
+from driftpost_sync.messages import MAX_ITEMS, MAX_READ_BYTES, Ack, Item, WindowBody
 from paper_fleet import BUNDLE, FLEET, NOW, PaperBundle, PaperDevice, draw, make_bundle
 
 BUCKET_S = 60
@@ -274,6 +276,17 @@ def test_the_will_of_a_replaced_incarnation_does_not_make_a_device_offline(
         assert connection.execute(select(devices.c.online)).scalar_one() is False
 
 
+def test_the_will_of_a_device_long_gone_does_not_count_as_hearing_from_it(
+    ingest: Ingest, engine: Engine
+) -> None:
+    device = PaperDevice("m1")
+    ingest.take([birth(device), birth(device, online=False)])
+    # The broker repeats retained states whenever we subscribe again.
+    ingest.take([birth(device, online=False, at_ms=NOW + 30 * 86_400_000)])
+    with reading(engine) as connection:
+        assert connection.execute(select(devices.c.online, devices.c.last_seen_ms)).one() == (False, NOW)
+
+
 def test_a_device_whose_store_was_lost_is_believed_and_its_old_findings_end(
     ingest: Ingest, engine: Engine, bundle: PaperBundle
 ) -> None:
@@ -508,6 +521,77 @@ def test_a_message_that_breaks_the_transaction_is_found_and_the_others_count(
     assert refused == {"m3"}
     assert totals(engine)["fleet"] == (8, 400)
     assert "can not be stored" in reasons(engine)[0]
+
+
+def test_what_is_refused_for_its_number_leaves_no_trace(
+    ingest: Ingest, engine: Engine, bundle: PaperBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen_module, "MAX_GAPS", 1)
+    device = PaperDevice("m1")
+    ingest.take([birth(device), up(device, [describe(device, bundle)])])
+    for refused in ((), (7, 10)):
+        device.seq += 2
+        (reply,) = ingest.take([up(device, some_windows(device, bundle, 1))])
+        assert tuple(seq for seq, _ in reply.ack.refused) == refused[:1]
+    assert totals(engine) == {"stored": (1, 50), "devices": (1, 50), "device": (1, 50), "fleet": (1, 50)}
+
+
+def filled(window: Window, count: int) -> Window:
+    """As many rows as a device may claim, all in the first bin of each stream."""
+    counts = np.zeros_like(window.counts)
+    counts[window.layout[:-1]] = count
+    none = np.zeros_like(window.missing)
+    return replace(
+        window, rows=count, counts=counts, missing=none, nonfinite=none, sum1=none, sum2=none, parts=1
+    )
+
+
+def test_a_device_that_fills_a_merged_window_does_not_keep_its_neighbours_from_counting(
+    ingest: Ingest, engine: Engine, bundle: PaperBundle
+) -> None:
+    good, bad = PaperDevice("good", {"camera": "A"}), PaperDevice("bad", {"camera": "A"})
+    years = 3 * 365 * 86_400_000
+    good.booted_ms = bad.booted_ms = NOW - 2 * years
+    sketch = bundle.window(draw(np.random.default_rng(1), 50))
+    # Its span makes 2^46 rows believable, and places it where the neighbour's backlog begins.
+    claimed = bad.window(filled(sketch, MAX_COUNT), NOW, length_ms=years)
+    ingest.take([birth(good), birth(bad), up(good, [describe(good, bundle)]), up(bad, [claimed])])
+    backlog = [good.window(sketch, NOW - years + 10_000 + index) for index in range(3)]
+    replies = ingest.take([up(good, backlog)])
+    assert acked(replies) == {("good", 2), ("good", 3), ("good", 4)}
+    assert not reasons(engine)
+    with reading(engine) as connection:
+        own = select(func.sum(rollups.c.rows)).where(rollups.c.scope_key == "good")
+        assert connection.execute(own).scalar_one() == 150
+
+
+def test_refusals_by_the_thousand_are_looked_up_once_a_batch(
+    ingest: Ingest, engine: Engine, bundle: PaperBundle
+) -> None:
+    device = PaperDevice("m1")
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *words: statements.append(words[2]))
+    ingest.take([up(device, [device.item("nonsense", b"") for _ in range(512)]) for _ in range(4)])
+    assert (
+        sum("FROM quarantine" in one and one.startswith("SELECT quarantine.inc") for one in statements) == 1
+    )
+    assert len(statements) < 30
+
+
+def test_an_acknowledgement_full_of_long_reasons_can_be_read_by_a_device(ingest: Ingest) -> None:
+    device = PaperDevice("m1")
+    payloads = [device.message([device.item("\U0001f600" * 40, b"") for _ in range(256)], NOW) for _ in "ab"]
+    replies = ingest.take([Incoming(device.identity.up, payload, NOW) for payload in payloads])
+    assert sorted(seq for reply in replies for seq, _ in reply.ack.refused) == list(range(1, 513))
+    assert max(len(reply.ack.to_bytes()) for reply in replies) <= MAX_READ_BYTES
+    # The worst that can be: every reason and every range at its longest.
+    worst = Ack(
+        MAX_INCARNATION,
+        ((MAX_SEQ, MAX_SEQ),) * MAX_ITEMS,
+        ((MAX_SEQ, "\U0001f600" * 200),) * MAX_REFUSED,
+        ("describe:" + "\U0001f600" * 80,) * 16,
+    )
+    assert len(worst.to_bytes()) <= MAX_READ_BYTES
 
 
 def test_a_batch_that_the_database_refuses_is_not_acknowledged_and_can_be_taken_again(

@@ -49,8 +49,11 @@ def test_a_device_that_invents_gaps_is_stopped_but_may_still_close_them(
     record = Seen()
     for number in (10, 20, 30):
         record.add(number)
-    with pytest.raises(MessageRejected, match="gaps"):
-        record.add(40)
+    for refused in (record.check, record.add):
+        with pytest.raises(MessageRejected, match="gaps"):
+            refused(40)
+    for fine in (1, 11, 20):
+        record.check(fine)
     assert record.add(11)
     assert record.add(1)
     assert 40 not in record

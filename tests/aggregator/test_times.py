@@ -44,3 +44,8 @@ def test_a_window_keeps_its_monotonic_length_whatever_its_wall_clock_did() -> No
 def test_a_window_whose_start_alone_has_a_wall_time_is_placed_by_it_when_nothing_better_is_known() -> None:
     start, end, clock = interval(Sent(None, None, NOW), 60_000, 90_000, NOW - 50_000, None)
     assert (start, end, clock) == (NOW - 50_000, NOW - 20_000, "device")
+
+
+def test_a_window_that_would_end_in_the_future_is_not_placed_by_its_start() -> None:
+    years = 9 * 365 * 24 * HOUR
+    assert interval(Sent(None, None, NOW), 0, years, NOW, None) == (NOW - years, NOW, "received")

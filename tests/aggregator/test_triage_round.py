@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.triage_round import Triage
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.window import MAX_COUNT
 from paper_fleet import FLEET, NOW, WINDOW_S, PaperBundle, PaperDevice, draw, make_bundle
 
 STEP_MS = int(WINDOW_S * 1000)
@@ -513,3 +515,23 @@ def test_a_crashed_model_and_a_full_disk_are_faults_not_drift(engine: Engine, bu
         ("m2", "model_fault"),
         ("m7", "device_fault"),
     }
+
+
+def test_a_device_that_claims_impossible_counts_does_not_keep_the_others_from_being_judged(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, [{"camera": "A"}, {"camera": "B"}])
+    bad = fleet.devices[0]
+    year_ms = 365 * 86_400_000
+    bad.booted_ms = NOW - 4 * year_ms
+    sketch = bundle.window(draw(fleet.generator, 50))
+    counts = np.zeros_like(sketch.counts)
+    counts[sketch.layout[:-1]] = MAX_COUNT
+    none = np.zeros_like(sketch.missing)
+    huge = replace(sketch, rows=MAX_COUNT, counts=counts, missing=none, nonfinite=none, sum1=none, sum2=none)
+    windows = [bad.window(huge, NOW - back, length_ms=3 * year_ms) for back in (0, 30_000)]
+    fleet.send(bad, *windows, bad.finding(NOW, onset_ms=NOW - 3 * year_ms - 60_000))
+    fleet.step(findings=[(1, {"kind": "stuck", "streams": [("brightness", 1.0)]})], stuck={1: "brightness"})
+    for _ in range(4):
+        fleet.step(stuck={1: "brightness"})
+    assert "m1" in {row["scope_key"] for row in fleet.incidents()}
