@@ -123,6 +123,9 @@ def plan(
     updates: dict[str, Update] = {}
     absorbed: set[str] = set()
     begun: list[Change] = []
+    # What begins now, as it will stand in the next round: a device whose sensor is both stuck and frozen has
+    # one incident, not two of which one would be absorbed a moment later.
+    beginning: list[Incident] = []
     for cause in causes:
         matches = [incident for incident in active.values() if _same(cause, incident)]
         free = [one for one in matches if one.incident not in updates and one.incident not in absorbed]
@@ -134,7 +137,8 @@ def plan(
             carried = next((one.incident for one in matches if one.incident in updates), None)
             if carried is not None:
                 updates[carried] = replace(updates[carried], also=(*updates[carried].also, cause))
-        elif settled(cause, now_ms, settle_ms):
+        elif settled(cause, now_ms, settle_ms) and not any(_same(cause, one) for one in beginning):
+            beginning.append(_as_incident(cause, now_ms))
             earlier = _resolved_twin(cause, incidents, now_ms, reopen_ms)
             begun.append(Open(cause) if earlier is None else Reopen(earlier.incident, cause))
     ended: list[Change] = []
@@ -169,6 +173,19 @@ def _same(cause: Cause, incident: Incident) -> bool:
     # round while its members clear one by one. Half of the smaller side is enough to be one thing.
     shared = len(affected & incident.standing)
     return shared > 0 and 2 * shared >= min(len(affected), len(incident.standing))
+
+
+def _as_incident(cause: Cause, now_ms: int) -> Incident:
+    return Incident(
+        "",
+        cause.kind,
+        cause.scope,
+        cause.scope_key,
+        "open",
+        frozenset(cause.members),
+        frozenset(cause.affected),
+        now_ms,
+    )
 
 
 def _alike(kind: Kind, other: Kind) -> bool:

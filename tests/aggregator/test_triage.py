@@ -75,6 +75,15 @@ def test_a_cause_that_keeps_growing_is_opened_after_three_settling_times() -> No
     assert decide([growing]) == [Open(growing)]
 
 
+def test_two_faults_of_one_device_s_sensor_begin_as_one_incident() -> None:
+    stuck, frozen = (cause("m0", kind=Kind.SENSOR_FAULT) for _ in range(2))
+    assert decide([stuck, frozen]) == [Open(stuck)]
+    resolved = incident("a", "m0", kind=Kind.SENSOR_FAULT, state="resolved", resolved_ms=NOW - 1_000)
+    assert decide([stuck, frozen], [resolved]) == [Reopen("a", stuck)]
+    elsewhere = cause("m1", kind=Kind.SENSOR_FAULT)
+    assert decide([stuck, elsewhere]) == [Open(stuck), Open(elsewhere)]
+
+
 def test_an_active_incident_goes_on_at_once_without_settling() -> None:
     now = cause("m0", raised=(NOW,))
     assert decide([now], [incident("a", "m0")]) == [Update("a", now)]
