@@ -15,6 +15,13 @@ import anyio
 
 from driftpost_aggregator.errors import TargetRefused
 
+# Where a gateway turns IPv6 into IPv4, an address of these leads to the IPv4 address in its last bits (RFC
+# 6052, RFC 8215); the library takes them for addresses like any other.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+# Deprecated, and of no use on the internet (RFC 4291, 2.5.5.1).
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -32,10 +39,15 @@ class Endpoint:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies on the public internet (mapped IPv4 judged as IPv4)."""
+    """Whether an IP address lies on the public internet, and any IPv4 address that it carries too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip in _IPV4_COMPATIBLE or ip in _LOCAL_NAT64 or ip.is_site_local:
+            return False
+        carried = ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF) if ip in _NAT64 else None)
+        if carried is not None and not is_public(str(carried)):
+            return False
+        ip = ip.ipv4_mapped or ip
     return ip.is_global and not ip.is_multicast
 
 

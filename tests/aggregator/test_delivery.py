@@ -311,6 +311,14 @@ def test_a_loopback_target_is_refused_unless_allowed(
         ("::ffff:8.8.8.8", True),
         ("fe80::1%eth0", False),
         ("fd00::1", False),
+        ("fec0::1", False),
+        # IPv4 in IPv6: through a gateway they lead to the address in their last (or first) bits.
+        ("64:ff9b::10.0.0.1", False),
+        ("64:ff9b::8.8.8.8", True),
+        ("64:ff9b:1::8.8.8.8", False),
+        ("2002:7f00:1::1", False),
+        ("2002:808:808::1", True),
+        ("::127.0.0.1", False),
     ],
 )
 def test_only_addresses_of_the_public_internet_are_public(address: str, public: bool) -> None:
