@@ -34,6 +34,8 @@ EVENT_TYPE = "io.driftpost.retrain.requested.v1"
 MAX_BODY_BYTES = 20_000
 MAX_STREAMS = 16
 MAX_DEVICES = 50
+# The sentence about the cause, where the body would be too long otherwise.
+MAX_CAUSE_CHARS = 300
 _WEEK_MS = 7 * 86_400_000
 
 # What the pipeline may report, and from which states it follows. A report may overtake our own note that
@@ -328,10 +330,19 @@ def build_event(
     body = JSONFormat().write(event)
     if len(body) > MAX_BODY_BYTES:
         # Names and texts come from devices and may be long: the evidence stays, the list of names goes.
-        affected = data["affected"]
+        affected, about = data["affected"], data["incident"]
         assert isinstance(affected, dict)
+        assert isinstance(about, dict)
         affected["names"] = []
         body = JSONFormat().write(event)
+        if len(body) > MAX_BODY_BYTES:
+            about["cause"] = incident["cause"][:MAX_CAUSE_CHARS]
+            body = JSONFormat().write(event)
+        kept = streams[:MAX_STREAMS]
+        while len(body) > MAX_BODY_BYTES and kept:
+            kept = kept[:-1]
+            data["streams"] = kept
+            body = JSONFormat().write(event)
     return body
 
 

@@ -242,6 +242,20 @@ def test_an_event_of_a_huge_cohort_stays_below_twenty_kilobytes(engine: Engine) 
     assert json.loads(body)["data"]["streams_total"] == 90
 
 
+def test_an_event_of_streams_with_endless_names_stays_below_twenty_kilobytes(engine: Engine) -> None:
+    part = {"share": 0.1, "effect": 1.0, "effect_natural": 1.0, "unit": "", "spread": 1.0, "direction": "up"}
+    streams = [{"stream": f"{number}" + "\U0001f600" * 900, **part} for number in range(16)]
+    open_incident(engine, streams=streams, cause="\U0001f600" * 3_000)
+    assert len(ask(engine)) == 1
+    with reading(engine) as connection:
+        body = connection.execute(select(tables.retrain_requests.c.body)).scalar_one()
+    assert len(body) <= retrain.MAX_BODY_BYTES
+    data = json.loads(body)["data"]
+    assert data["streams_total"] == 16
+    assert data["streams"] == streams[: len(data["streams"])]
+    assert data["streams"]
+
+
 def test_without_a_public_address_the_event_has_no_links(engine: Engine) -> None:
     open_incident(engine)
     ask(engine, public_url=None)
