@@ -283,15 +283,12 @@ def get_stream(request: Request) -> Response:
     index = stream_of(model, request.path_params["stream"])
     now_ms = site.now_ms()
     with reading(site.engine) as connection:
-        points = series.points(
-            connection,
-            scope,
-            key,
-            model.bundle,
-            from_ms=now_ms - 1000 * parameters.span_s(request, "6h"),
-            to_ms=now_ms,
+        from_ms = now_ms - 1000 * parameters.span_s(request, "6h")
+        points = series.course(connection, scope, key, model.bundle, from_ms=from_ms, to_ms=now_ms)
+        newest = series.points(
+            connection, scope, key, model.bundle, from_ms=from_ms, to_ms=now_ms, most=NOW_BUCKETS
         )
-    now = series.merged([point.window for point in points[-NOW_BUCKETS:]])
+    now = series.merged([point.window for point in newest])
     return Json(
         plain(
             {

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, select
 
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.models import Model
-from driftpost_aggregator.web.queries.series import MAX_POINTS, bucket_lengths, fitting_length
+from driftpost_aggregator.web.queries.series import MAX_POINTS, Sampling
 from driftpost_sketches.drift.effect import Effect, effect_sizes
 from driftpost_sketches.schema import StreamKind
 from driftpost_sketches.window import Window
@@ -31,7 +31,7 @@ class Change:
 
     Attributes:
         start_ms: Unix time of its start.
-        bucket_s: Its length, seconds.
+        bucket_s: How long it stands for, seconds.
         size: Reference standard deviations beyond what chance does, not negative.
         stream: Which stream changed most; "" if none beyond chance.
     """
@@ -81,12 +81,13 @@ class Changes:
     def over(
         self, connection: Connection, model: Model, scope: str, scope_key: str, *, from_ms: int, to_ms: int
     ) -> list[Change]:
-        """The course of one scope under one bundle, oldest first."""
-        length = fitting_length(
-            bucket_lengths(connection, scope, scope_key, model.bundle), max(1.0, (to_ms - from_ms) / 1000)
+        """The course of one scope under one bundle, oldest first; of a long span, evenly spaced buckets."""
+        sampling = Sampling.of(
+            connection, scope, scope_key, model.bundle, from_ms=from_ms, to_ms=to_ms, each=1
         )
-        if length is None:
+        if sampling is None:
             return []
+        length = sampling.length_s
         here = and_(
             _rollup.scope == scope,
             _rollup.scope_key == scope_key,
@@ -95,10 +96,15 @@ class Changes:
         )
         heads = connection.execute(
             select(_rollup.bucket_start_ms, _rollup.updated_ms)
-            .where(here, _rollup.bucket_start_ms > from_ms - length * 1000, _rollup.bucket_start_ms <= to_ms)
-            .order_by(_rollup.bucket_start_ms.desc())
-            .limit(MAX_POINTS)
-        ).all()[::-1]
+            .where(
+                here,
+                _rollup.bucket_start_ms > sampling.from_ms - length * 1000,
+                _rollup.bucket_start_ms <= to_ms,
+                sampling.reads(_rollup.bucket_start_ms),
+            )
+            .order_by(_rollup.bucket_start_ms)
+            .limit(MAX_POINTS + 2)
+        ).all()
         keys = {
             start: (scope, scope_key, model.bundle, length, int(start), int(updated))
             for start, updated in heads
@@ -122,7 +128,7 @@ class Changes:
                 while len(self._known) > _MAX_REMEMBERED:
                     self._known.popitem(last=False)
         return [
-            Change(int(start), length, change[0], change[1])
+            Change(int(start), length * sampling.stride, change[0], change[1])
             for start, change in found.items()
             if change is not None
         ]

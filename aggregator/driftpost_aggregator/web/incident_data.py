@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from driftpost_aggregator.evidence import BUNDLE_ATTRIBUTE
 from driftpost_aggregator.web.queries.incidents import Incident, list_members
 from driftpost_aggregator.web.queries.series import (
     MAX_MERGED_DEVICES,
@@ -19,6 +20,19 @@ _SCOPE_BUCKETS = 48
 _DEVICE_BUCKETS = 12
 
 
+def rollup_of(incident: Incident) -> tuple[str, str] | None:
+    """Scope and key of the rollup that shows an incident's devices, or None if there is none.
+
+    Rollups are kept for single attributes, and each bundle has its own: the fleet's rollup of a bundle is the
+    cohort of those that run it.
+    """
+    if incident.scope != "cohort":
+        return incident.scope, incident.scope_key
+    if len(incident.attributes) != 1:
+        return None
+    return ("fleet", "") if incident.attributes[0][0] == BUNDLE_ATTRIBUTE else ("cohort", incident.scope_key)
+
+
 def incident_window(connection: Connection, incident: Incident, *, now_ms: int) -> Window | None:
     """Sketches of the affected devices between onset and end, or None if none are merged yet.
 
@@ -26,11 +40,11 @@ def incident_window(connection: Connection, incident: Incident, *, now_ms: int) 
     (a cohort of several attributes), by the affected devices themselves, as many as are cheap to merge.
     """
     end_ms = incident.resolved_ms or now_ms
-    if incident.affected >= incident.members and incident.scope != "device":
+    rollup = rollup_of(incident)
+    if rollup is not None and incident.affected >= incident.members and incident.scope != "device":
         own = points(
             connection,
-            incident.scope,
-            incident.scope_key,
+            *rollup,
             incident.bundle,
             from_ms=incident.onset_ms,
             to_ms=end_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, func, or_, select
 
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.charts.heat import ALARM, COLUMNS, Axis, Grid, Row, effect_map, evidence_map
@@ -31,6 +31,14 @@ def shortest_cell_ms(site: Site, connection: Connection) -> float:
     newest = site.models.newest(connection)[:1]
     model = site.models.get(connection, newest[0].bundle) if newest else None
     return 1000.0 if model is None else 1000.0 * model.window_s
+
+
+def _beginning(connection: Connection, devices: Sequence[str], from_ms: int) -> int:
+    """When there is something to show: a young fleet would be a sliver at the end of an empty map."""
+    first = connection.scalar(
+        select(func.min(tables.devices.c.first_seen_ms)).where(tables.devices.c.device.in_(devices))
+    )
+    return from_ms if first is None else max(from_ms, int(first))
 
 
 def alarms(
@@ -64,7 +72,8 @@ def device_map(site: Site, connection: Connection, *, span_s: int, look: Look) -
     """The devices that most need attention, by time."""
     now_ms = site.now_ms()
     names = device_queries.most_suspicious(connection, MAX_ROWS[look.width])
-    axis = Axis.over(now_ms - span_s * 1000, now_ms, shortest_cell_ms(site, connection), COLUMNS[look.width])
+    from_ms = _beginning(connection, names, now_ms - span_s * 1000)
+    axis = Axis.over(from_ms, now_ms, shortest_cell_ms(site, connection), COLUMNS[look.width])
     values: Grid = np.full((len(names), axis.cells), np.nan)
     line = {name: position for position, name in enumerate(names)}
     for one in evidence(connection, names, from_ms=axis.from_ms, cell_ms=axis.cell_ms, cells=axis.cells):
@@ -81,7 +90,8 @@ def stream_map(
 ) -> Figure:
     """One device's tracked streams, by time; those with most evidence first."""
     now_ms = site.now_ms()
-    axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0 * model.window_s, COLUMNS[look.width])
+    from_ms = _beginning(connection, [device], now_ms - span_s * 1000)
+    axis = Axis.over(from_ms, now_ms, 1000.0 * model.window_s, COLUMNS[look.width])
     names = model.tracked
     values: Grid = np.full((len(names), axis.cells), np.nan)
     for one in evidence(connection, [device], from_ms=axis.from_ms, cell_ms=axis.cell_ms, cells=axis.cells):
@@ -119,19 +129,20 @@ def cohort_map(site: Site, connection: Connection, *, span_s: int, look: Look) -
         for _, name in sorted(cohorts, key=lambda cohort: (-cohort[0], cohort[1]))[: MAX_ROWS[look.width] - 1]
     )
     scopes = [("fleet", ""), *(("cohort", name) for name in chosen)]
-    axis = Axis.over(now_ms - span_s * 1000, now_ms, 1000.0, COLUMNS[look.width])
+    from_ms = now_ms - span_s * 1000
     courses = []
     for scope, key in scopes:
         changes = []
         for bundle in bundles_of(connection, scope, key)[:_MAX_BUNDLES]:
             model = site.models.get(connection, bundle)
             if model is not None:
-                changes += site.changes.over(
-                    connection, model, scope, key, from_ms=axis.from_ms, to_ms=now_ms
-                )
+                changes += site.changes.over(connection, model, scope, key, from_ms=from_ms, to_ms=now_ms)
         courses.append(changes)
-    longest = max((change.bucket_s for changes in courses for change in changes), default=1)
-    axis = Axis.over(axis.from_ms, now_ms, 1000.0 * longest, COLUMNS[look.width])
+    every = [change for changes in courses for change in changes]
+    # As above: a map begins where there is something to show.
+    from_ms = max(from_ms, min((change.start_ms for change in every), default=from_ms))
+    longest = max((change.bucket_s for change in every), default=1)
+    axis = Axis.over(from_ms, now_ms, 1000.0 * longest, COLUMNS[look.width])
     values: Grid = np.full((len(scopes), axis.cells), np.nan)
     streams = [[""] * axis.cells for _ in scopes]
     for position, changes in enumerate(courses):

@@ -11,7 +11,18 @@ from driftpost_aggregator.web.links import stream_address
 from driftpost_aggregator.web.models import Model
 from driftpost_aggregator.web.queries.incidents import Contribution, Incident
 from driftpost_aggregator.web.queries.series import merged
-from driftpost_aggregator.web.words import DASH, MINUS, detail, number, percent, rounded, shift, unit
+from driftpost_aggregator.web.words import (
+    DASH,
+    MINUS,
+    TIMES,
+    detail,
+    number,
+    percent,
+    rounded,
+    shift,
+    signed,
+    unit,
+)
 from driftpost_sketches.drift.effect import Effect, effect_of
 from driftpost_sketches.schema import Stream, StreamKind
 from driftpost_sketches.window import StreamSummary, Window
@@ -52,7 +63,7 @@ class StreamLine:
 
 
 def stream_table(model: Model, windows: Sequence[Window], scope: str, key: str) -> list[StreamLine]:
-    """All streams of a model, the most changed first.
+    """All streams of a model, the most changed of the watched ones first.
 
     Args:
         model: Whose streams.
@@ -86,7 +97,7 @@ def stream_table(model: Model, windows: Sequence[Window], scope: str, key: str) 
                 link=stream_address(model.bundle, stream.name, scope, key),
             )
         )
-    return sorted(lines, key=lambda line: (-line.size, not line.tracked))
+    return sorted(lines, key=lambda line: (not line.tracked, -line.size))
 
 
 def _where(stream: Stream, summary: StreamSummary) -> str:
@@ -114,9 +125,16 @@ def change_words(stream: Stream, effect: Effect, then: StreamSummary, now: Strea
     spread = then.std if then.std > 0 else stream.scale
     size = effect.sd_shift if stream.kind is StreamKind.NUMERIC else natural / spread
     name = stream.unit if stream.kind is StreamKind.NUMERIC else "codes"
-    words = f"{rounded(natural, spread, sign=True)}{_unit(name)} ({shift(size)})"
+    # A reference of one constant has no digits of its own to round to.
+    said = rounded(natural, spread, sign=True) if then.std > 0 else signed(natural)
+    words = f"{said}{_unit(name)} ({shift(size)})"
     ratio = now.std / then.std if then.std > 0 else 1.0
-    return words if 1 / _SAME_SPREAD < ratio < _SAME_SPREAD else f"{words}, spread {number(ratio, 2)} times"
+    return words if 1 / _SAME_SPREAD < ratio < _SAME_SPREAD else f"{words}, {spread_words(ratio)}"
+
+
+def spread_words(ratio: float) -> str:
+    """How much wider or narrower the values lie than before."""
+    return f"spread {TIMES}{number(ratio, 2)}"
 
 
 def points(change: float) -> str:
@@ -136,7 +154,7 @@ def contribution_words(model: Model | None, incident: Incident, part: Contributi
         return points(part.effect)
     if abs(part.effect) < _VISIBLE:
         changed = not 1 / _SAME_SPREAD < part.spread < _SAME_SPREAD
-        return f"spread {number(part.spread, 2)} times" if changed else shift(part.effect)
+        return spread_words(part.spread) if changed else shift(part.effect)
     if not part.unit:
         return shift(part.effect)
     natural = rounded(part.effect_natural, abs(part.effect_natural / part.effect), sign=True)

@@ -24,9 +24,9 @@ LARGE = ("devices", "device_attributes", "windows", "rollups", "findings", "inci
 # Totals do, at most every two seconds for everybody together, and so does the choice of what a map shows.
 # What goes wrong now is summed up over the newest rows.
 SHARED_SCANS = (
-    "count(*) AS devices, coalesce(sum(devices.windows)",
+    "SELECT count(*) AS devices, coalesce(sum(",
     "SELECT count(distinct(ledgers.device))",
-    "SELECT coalesce(sum(ledgers.recorded_windows)",
+    "AS coalesce_10 FROM ledgers",
     "coalesce(devices.evidence",
     "FROM quarantine ORDER BY quarantine.id DESC LIMIT ? OFFSET ?) AS anon_1",
 )
@@ -115,7 +115,7 @@ def test_every_query_is_bounded(dashboard, address: str) -> None:
         flat = " ".join(statement.split())
         bounded = (
             " LIMIT " in flat
-            or re.match(r"SELECT (count|coalesce|max)\(", flat)
+            or re.match(r"SELECT (count|coalesce|max|min)\(", flat)
             or " IN (" in flat
             or re.search(r"WHERE \w+\.(device|bundle|incident|request) = \?", flat)
             or "GROUP BY incidents.scope, incidents.state" in flat
@@ -179,6 +179,29 @@ def test_the_coarsest_bucket_that_still_shows_the_course_is_taken() -> None:
     assert series.fitting_length([300, 3600, 86_400], 30 * 86_400) == 86_400
 
 
+def test_a_long_span_shows_in_full_at_a_bounded_cost(engine: Engine) -> None:
+    """A fortnight of five-minute buckets, in a hundred points made of a thousand windows."""
+    days = 14
+    rollup = tables.rollups
+    with writing(engine) as connection:
+        row = dict(connection.execute(select(rollup).where(rollup.c.scope == "fleet")).mappings().first())
+        first = NOW // 300_000 * 300_000 - days * 86_400_000
+        rows = [row | {"bundle": "old", "bucket_start_ms": first + 300_000 * n} for n in range(days * 288)]
+        connection.execute(insert(rollup), rows)
+    with statements(engine) as sent, reading(engine) as connection:
+        found = series.course(connection, "fleet", "", "old", from_ms=0, to_ms=NOW)
+        near = series.course(connection, "fleet", "", "old", from_ms=NOW - 3_600_000, to_ms=NOW)
+    assert 100 <= len(found) <= series.MAX_POINTS + 1
+    assert found[0].start_ms <= first < found[1].start_ms
+    assert found[-1].start_ms + found[-1].bucket_s * 1000 > NOW - 3_600_000
+    assert [point.start_ms for point in found] == sorted({point.start_ms for point in found})
+    assert sum(point.window.parts for point in found) // row["parts"] < 1000
+    assert all(point.rows == point.window.rows for point in found)
+    assert 12 <= len(near) <= 14, "a short span keeps every bucket"
+    assert {point.bucket_s for point in near} == {300}
+    assert len(sent) < 10
+
+
 def test_points_are_the_newest_of_the_span_oldest_first(engine: Engine) -> None:
     with reading(engine) as connection:
         every = series.points(connection, "fleet", "", BUNDLE, from_ms=0, to_ms=NOW)
@@ -230,6 +253,18 @@ def test_evidence_that_is_no_number_counts_as_none() -> None:
     assert series.Evidence("d", 0, 1, "b", values).largest == 3.0
     assert series.Evidence("d", 0, 1, "b", values[:2]).largest == 0.0
     assert np.isfinite(series.Evidence("d", 0, 1, "b", np.array([np.inf], np.float16)).largest)
+
+
+def test_a_thousand_lying_devices_do_not_overflow_the_totals(dashboard) -> None:
+    most = (1 << 53) - 1
+    with writing(dashboard.engine) as connection:
+        row = dict(connection.execute(select(tables.ledgers)).mappings().first())
+        lies = {name: most for name in row if name.endswith(("_windows", "_rows"))}
+        rows = [row | lies | {"device": f"liar-{n}"} for n in range(1100)]
+        connection.execute(insert(tables.ledgers), rows)
+    assert dashboard.client.get("/").status_code == 200
+    assert dashboard.client.get("/api/v1/coverage").json()["recorded_rows"] > 2**63
+    assert dashboard.client.get("/api/v1/coverage?device=meter-00001").json()["recorded_rows"] < 10_000
 
 
 def test_menus_count_devices_by_attribute(engine: Engine, client: TestClient) -> None:

@@ -12,12 +12,12 @@ from busy_fleet import BUNDLE, ROWS
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.web.effects import Changes, largest_change
-from driftpost_aggregator.web.incident_data import incident_window
+from driftpost_aggregator.web.incident_data import incident_window, rollup_of
 from driftpost_aggregator.web.models import Model, Models
 from driftpost_aggregator.web.queries import series
 from driftpost_aggregator.web.queries.incidents import Contribution, Incident, incident_named
 from driftpost_aggregator.web.stream_table import contribution_words, points, stream_table
-from driftpost_aggregator.web.words import DASH, MINUS
+from driftpost_aggregator.web.words import DASH, MINUS, TIMES
 from driftpost_sketches.window import Window
 from paper_fleet import NOW
 
@@ -53,7 +53,9 @@ def test_what_changed_most_beyond_chance_comes_first(engine: Engine, model: Mode
         "output.confidence",
         "output.entropy",
     }
-    assert [line.size for line in lines] == sorted((line.size for line in lines), reverse=True)
+    watched = [line.size for line in lines if line.tracked]
+    assert watched == sorted(watched, reverse=True)
+    assert [line.tracked for line in lines] == [True] * len(watched) + [False] * 2
     assert "scope=cohort&key=camera%3DB" in lines[0].link
 
 
@@ -112,7 +114,7 @@ def test_contributions_are_said_by_what_says_most(engine: Engine, model: Model) 
     part = Contribution("image.brightness", 0.5, -0.9, -14.4, "level", 1.0, "down")
     assert contribution_words(model, drift, part) == f"{MINUS}14 level ({MINUS}0.9 sd)"
     assert contribution_words(None, drift, replace(part, unit="")) == f"{MINUS}0.9 sd"
-    assert contribution_words(model, drift, replace(part, effect=0.01, spread=2.0)) == "spread 2 times"
+    assert contribution_words(model, drift, replace(part, effect=0.01, spread=2.0)) == f"spread {TIMES}2"
     assert contribution_words(model, drift, replace(part, effect=0.01)) == "+0.01 sd"
     shares = replace(part, stream="output.class", effect=0.12)
     assert contribution_words(model, drift, shares) == "+12 % of rows"
@@ -154,6 +156,15 @@ def test_a_closed_bucket_is_measured_once_and_a_growing_one_again(
     assert len(measured) == 43
     assert [change.stream for change in first[-10:]] == ["image.sharpness"] * 10
     assert max(change.size for change in first[:20]) < 0.25
+
+
+def test_the_rollup_of_an_incident_is_that_of_its_devices(engine: Engine) -> None:
+    drift = incident(engine, "inc-1")
+    assert rollup_of(drift) == ("cohort", "camera=B")
+    assert rollup_of(incident(engine, "inc-2")) == ("device", "meter-00000")
+    assert rollup_of(replace(drift, attributes=[["camera", "B"], ["site", "north"]])) is None
+    build = replace(drift, attributes=[["bundle", BUNDLE[:12]]], scope_key=f"bundle={BUNDLE[:12]}")
+    assert rollup_of(build) == ("fleet", "")
 
 
 def test_an_incidents_window_holds_its_devices_since_its_onset(engine: Engine) -> None:

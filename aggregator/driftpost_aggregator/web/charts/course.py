@@ -13,6 +13,7 @@ from driftpost_aggregator.web.charts.distribution import (
     category_names,
     drawn_edges,
 )
+from driftpost_aggregator.web.charts.heat import Grid
 from driftpost_aggregator.web.charts.theme import (
     PALETTES,
     Figure,
@@ -179,6 +180,10 @@ def _shares_over_time(schema: Schema, index: int, points: Sequence[Point], theme
     )
 
 
+def _without_nan(table: Grid) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row] for row in table.tolist()]
+
+
 def density_over_time(
     schema: Schema, index: int, baseline: Window, points: Sequence[Point], *, theme: str
 ) -> Figure:
@@ -191,21 +196,31 @@ def density_over_time(
     if not filled:
         return nothing(theme, "no values in this span", height=220)
     edges = drawn_edges(stream, [baseline.summary(schema, index), *(one for _, one in filled)])
-    shares = np.array([one.share for _, one in filled]).T
+    starts: list[str] = []
+    columns: list[Floats] = []
+    for (point, one), (following, _) in zip(filled, [*filled[1:], filled[-1]], strict=True):
+        starts.append(when(point.start_ms))
+        columns.append(one.share)
+        end_ms = point.start_ms + point.bucket_s * 1000
+        if following.start_ms > end_ms:
+            # Nothing was received then, and nothing is drawn.
+            starts.append(when(end_ms))
+            columns.append(np.full_like(one.share, math.nan))
+    shares = np.array(columns).T
     table = shares / np.diff(edges)[:, np.newaxis]
     positive = table[table > 0]
-    last = filled[-1][0]
     trace: Part = {
         "type": "heatmap",
-        "x": [*(when(point.start_ms) for point, _ in filled), when(last.start_ms + last.bucket_s * 1000)],
+        "x": [*starts, _extent([point for point, _ in filled])[1]],
         "y": edges.tolist(),
-        "z": table.tolist(),
+        "z": _without_nan(table),
         "zmin": 0,
         # One spike must not leave the rest white.
         "zmax": float(np.quantile(positive, 0.97)) if positive.size else 1.0,
+        "hoverongaps": False,
         "colorscale": scale(palette.density),
         "showscale": False,
-        "customdata": shares.tolist(),
+        "customdata": _without_nan(shares),
         "hovertemplate": "%{x|%Y-%m-%d %H:%M} UTC<br>around %{y:.4g} "
         + label(unit(stream.unit))
         + ": %{customdata:.1%} of rows<extra></extra>",

@@ -15,10 +15,13 @@ from driftpost_sketches.window import StreamSummary, Window
 
 # Bars of categories shown at most; the rest is one bar, so that labels stay readable.
 MAX_CATEGORIES = 24
-# The open bins at both ends are drawn at most this many times as wide as their neighbour.
-_OPEN_BIN_WIDTHS = 3.0
-# A bin this many times denser than the next densest one is cut off, or it would flatten all others.
+# The open bins at both ends are drawn at most this many times as wide as all others together.
+_OPEN_BIN_SPANS = 1.0
+# With a bin this many times denser than ordinary ones, every bin is drawn equally wide: by their true
+# widths one spike would flatten all else.
 _SPIKE = 4.0
+# Ticks under bins of equal width.
+_BIN_TICKS = 8
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -30,13 +33,14 @@ def drawn_edges(stream: Stream, several: Sequence[StreamSummary]) -> Floats:
     bin: one wild value must not squeeze the picture.
     """
     edges = np.asarray(stream.edges, dtype=np.float64)
-    first = edges[1] - edges[0] if edges.size > 1 else abs(stream.scale) or 1.0
-    last = edges[-1] - edges[-2] if edges.size > 1 else abs(stream.scale) or 1.0
+    inner = float(edges[-1] - edges[0]) or abs(stream.scale) or 1.0
     lows = [one.low for one in several if math.isfinite(one.low)]
     highs = [one.high for one in several if math.isfinite(one.high)]
-    low = max(min(lows, default=edges[0] - first), edges[0] - _OPEN_BIN_WIDTHS * first)
-    high = min(max(highs, default=edges[-1] + last), edges[-1] + _OPEN_BIN_WIDTHS * last)
-    return np.concatenate(([min(low, edges[0] - first / 2)], edges, [max(high, edges[-1] + last / 2)]))
+    low = max(min(lows, default=edges[0]), edges[0] - _OPEN_BIN_SPANS * inner)
+    high = min(max(highs, default=edges[-1]), edges[-1] + _OPEN_BIN_SPANS * inner)
+    # An open bin that nobody used keeps a little width, so that it is there to be pointed at.
+    least = inner / (edges.size + 1) / 2
+    return np.concatenate(([min(low, edges[0] - least)], edges, [max(high, edges[-1] + least)]))
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def distribution(
         named += ", code"
     elif stream.unit:
         named += f", {unit(stream.unit)}"
-    value = "density" if stream.kind is StreamKind.NUMERIC else "share of rows"
+    value = "share of rows" if yaxis.get("tickformat") else "density"
     return figure(
         theme,
         data,
@@ -109,9 +113,19 @@ def distribution(
 _Drawn = tuple[list[Part], Part, Part, Part]
 
 
-def _below_spikes(densities: Sequence[Floats]) -> Part:
+def _spiky(densities: Sequence[Floats]) -> bool:
+    """Whether single bins are so dense that ordinary ones would not be seen beside them."""
+    for density in densities:
+        ordered = np.sort(density[density > 0])
+        # The median bin is an ordinary one; so is the only one.
+        if ordered.size > 2 and ordered[-1] > _SPIKE * ordered[ordered.size // 2]:
+            return True
+    return False
+
+
+def _below_spikes(shares: Sequence[Floats]) -> Part:
     """End the axis below a spike that would flatten everything else."""
-    ordered = np.sort(np.concatenate(densities))[::-1]
+    ordered = np.sort(np.concatenate(shares))[::-1]
     ordered = ordered[ordered > 0]
     # Both curves may share the spike, so the third largest is the first ordinary one.
     if ordered.size > 3 and ordered[0] > _SPIKE * ordered[2]:
@@ -146,13 +160,23 @@ def _area(side: _Side, edges: Floats, density: Floats) -> Part:
 
 def _numbers(stream: Stream, sides: Sequence[_Side]) -> _Drawn:
     edges = drawn_edges(stream, [side.summary for side in sides])
+    densities = [side.summary.share / np.diff(edges) for side in sides]
+    xaxis: Part = {"showgrid": False}
+    yaxis: Part = {"showticklabels": False, "showgrid": False}
+    if _spiky(densities):
+        edges = np.arange(stream.n_bins + 1, dtype=np.float64)
+        densities = [side.summary.share for side in sides]
+        places = np.unique(np.linspace(1, stream.n_bins - 1, _BIN_TICKS).round()).astype(int).tolist()
+        names = [number(stream.edges[place - 1]) for place in places]
+        xaxis |= {"tickmode": "array", "tickvals": places, "ticktext": names}
+        yaxis |= {"showticklabels": True, "tickformat": ".0%"}
     widths = np.diff(edges)
     name = f" {label(unit(stream.unit))}" if stream.unit else ""
     shares = [[f"{side.name} {percent(float(share))}" for share in side.summary.share] for side in sides]
     bars: Part = {
         "type": "bar",
         "x": (edges[:-1] + widths / 2).tolist(),
-        "y": (sides[0].summary.share / widths).tolist(),
+        "y": densities[0].tolist(),
         "width": widths.tolist(),
         "name": sides[0].legend,
         "marker": {"color": sides[0].fill, "line": {"width": 0}},
@@ -162,10 +186,8 @@ def _numbers(stream: Stream, sides: Sequence[_Side]) -> _Drawn:
         ],
         "hovertemplate": "%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
     }
-    densities = [side.summary.share / widths for side in sides]
     areas = [_area(side, edges, density) for side, density in list(zip(sides, densities, strict=True))[1:]]
-    bare: Part = {"showticklabels": False, "showgrid": False, **_below_spikes(densities)}
-    return [bars, *areas], {}, bare, {"bargap": 0, "barmode": "overlay"}
+    return [bars, *areas], xaxis, yaxis, {"bargap": 0, "barmode": "overlay"}
 
 
 def bin_name(stream: Stream, position: int) -> str:

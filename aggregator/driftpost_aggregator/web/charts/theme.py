@@ -193,7 +193,6 @@ def axis(palette: Palette, differing: Part | None = None) -> Part:
     """An axis in our looks, with what differs."""
     return {
         "gridcolor": palette.line,
-        "linecolor": palette.line,
         "zerolinecolor": palette.line,
         "tickfont": {"color": palette.muted, "size": 11},
         "automargin": True,

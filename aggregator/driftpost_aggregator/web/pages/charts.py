@@ -118,18 +118,18 @@ def stream_chart(request: Request) -> Response:
 
     def draw(connection: Connection) -> Figure:
         now_ms = site.now_ms()
-        most = NOW_BUCKETS if kind == "distribution" else series.MAX_POINTS
-        points = series.points(
-            connection, scope, key, model.bundle, from_ms=now_ms - span_ms, to_ms=now_ms, most=most
-        )
-        if kind == "course":
-            return over_time(model.schema, index, model.baseline, points, theme=theme)
-        if kind == "density":
-            return density_over_time(model.schema, index, model.baseline, points, theme=theme)
-        now = series.merged([point.window for point in points])
-        return distribution(
-            model.schema, index, model.baseline, now, theme=theme, now_name=key or "fleet now", height=320
-        )
+        from_ms = now_ms - span_ms
+        if kind == "distribution":
+            newest = series.points(
+                connection, scope, key, model.bundle, from_ms=from_ms, to_ms=now_ms, most=NOW_BUCKETS
+            )
+            now = series.merged([point.window for point in newest])
+            return distribution(
+                model.schema, index, model.baseline, now, theme=theme, now_name=key or "fleet now", height=320
+            )
+        points = series.course(connection, scope, key, model.bundle, from_ms=from_ms, to_ms=now_ms)
+        drawing = over_time if kind == "course" else density_over_time
+        return drawing(model.schema, index, model.baseline, points, theme=theme)
 
     return _answer(request, draw)
 

@@ -14,6 +14,7 @@ from driftpost_aggregator.web.access import MAX_NAME, person
 from driftpost_aggregator.web.actions import MUTE_HOURS, Wish, carry_out
 from driftpost_aggregator.web.bodies import read_body
 from driftpost_aggregator.web.errors import BadParameter, BodyRefused, NotKnown
+from driftpost_aggregator.web.incident_data import rollup_of
 from driftpost_aggregator.web.links import segment, stream_address
 from driftpost_aggregator.web.queries import fleet, incidents, requests
 from driftpost_aggregator.web.rendering import page
@@ -50,13 +51,6 @@ def listing(request: Request) -> Response:
     return page(request, "incidents.html", values, section="/incidents", topics=("incidents",))
 
 
-def viewed_from(incident: incidents.Incident) -> tuple[str, str]:
-    """Scope and key whose rollups show it best: a cohort of several attributes has none of its own."""
-    if incident.scope == "cohort" and len(incident.attributes) != 1:
-        return "fleet", ""
-    return incident.scope, incident.scope_key
-
-
 def one(request: Request) -> Response:
     """`/incidents/{incident}`"""
     site = site_of(request)
@@ -67,7 +61,7 @@ def one(request: Request) -> Response:
         if incident is None:
             raise NotKnown(f"no incident {name!r}", "find it at /incidents?state=all")
         model = site.models.get(connection, incident.bundle) if incident.bundle else None
-        scope, key = viewed_from(incident)
+        scope, key = rollup_of(incident) or ("fleet", "")
         known = {stream.name for stream in model.schema.streams} if model else set()
         asked = requests.list_requests(connection, incident=name, limit=_REQUESTS).items
         values = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Double, cast, func, select
 
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.queries.standing import STANDING, STANDING_STATES
@@ -109,11 +109,21 @@ def coverage(connection: Connection, device: str | None = None) -> Coverage:
     ]
     # Counted apart: beside the sums, telling devices apart would sort the whole table.
     counted = select(func.count(func.distinct(ledger.device)))
-    summed = select(*(func.coalesce(func.sum(ledger[name]), 0) for name in names))
+    summed = select(*(_sum(ledger[name]) for name in names))
     if device is not None:
-        counted, summed = (query.where(ledger.device == device) for query in (counted, summed))
+        counted = counted.where(ledger.device == device)
+        summed = summed.where(ledger.device == device)
     devices = connection.scalar(counted)
     return Coverage(int(devices or 0), *(int(value) for value in connection.execute(summed).one()))
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[float]:
+    """A sum that is exact up to 2**53 and can not overflow.
+
+    A thousand devices that lie with the largest counts the protocol has would otherwise make SQLite refuse
+    the query, and with it every page.
+    """
+    return func.coalesce(func.sum(cast(column, Double)), 0.0)
 
 
 def totals(connection: Connection, now_ms: int) -> Totals:
@@ -122,8 +132,8 @@ def totals(connection: Connection, now_ms: int) -> Totals:
     sums = connection.execute(
         select(
             func.count().label("devices"),
-            func.coalesce(func.sum(device.windows), 0).label("windows"),
-            func.coalesce(func.sum(device.rows), 0).label("rows"),
+            _sum(device.windows).label("windows"),
+            _sum(device.rows).label("rows"),
         )
     ).one()
     online = connection.scalar(select(func.count()).where(device.online.is_(True)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Column, ColumnElement, Connection, func, select, true
 
 from driftpost_aggregator.store import tables
 from driftpost_sketches.window import Window
@@ -18,6 +18,8 @@ SCOPES = ("fleet", "cohort", "device")
 MAX_POINTS = 120
 # Fewer points than this say little about the course of things; finer buckets are used then, if there are any.
 _FEW_POINTS = 24
+# Buckets merged into one point of a long span; of more than that only so many, evenly spaced, are read.
+_MERGED_EACH = 8
 # Member devices whose windows are merged when an incident's scope has no rollup of its own.
 MAX_MERGED_DEVICES = 40
 
@@ -110,6 +112,103 @@ def points(
         for row in rows
     ]
     return found[::-1]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which buckets of a span are read, so that its whole length shows at a bounded cost.
+
+    Attributes:
+        from_ms: Where it begins: at the first bucket if that is later than what was asked for.
+        length_s: Of a bucket.
+        group: Adjacent buckets that become one point.
+        stride: Of these only every so-manieth is read.
+    """
+
+    from_ms: int
+    length_s: int
+    group: int
+    stride: int
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        scope: str,
+        scope_key: str,
+        bundle: str,
+        *,
+        from_ms: int,
+        to_ms: int,
+        each: int,
+    ) -> Sampling | None:
+        """How to read a span with at most `each` buckets a point, or None if there is nothing to read."""
+        lengths = bucket_lengths(connection, scope, scope_key, bundle)
+        length = fitting_length(lengths, max(1.0, (to_ms - from_ms) / 1000))
+        if length is None:
+            return None
+        here = (_rollup.scope == scope, _rollup.scope_key == scope_key, _rollup.bundle == bundle)
+        first = connection.scalar(
+            select(func.min(_rollup.bucket_start_ms)).where(
+                *here, _rollup.bucket_s == length, _rollup.bucket_start_ms > from_ms - length * 1000
+            )
+        )
+        if first is None or first > to_ms:
+            return None
+        # A young fleet may have finer buckets that fit its age better.
+        begin = max(from_ms, int(first))
+        length = fitting_length(lengths, max(1.0, (to_ms - begin) / 1000)) or length
+        buckets = -(-(to_ms - begin) // (length * 1000)) + 1
+        group = -(-buckets // MAX_POINTS)
+        return cls(begin, length, group, -(-group // each))
+
+    def reads(self, start_ms: Column[int]) -> ColumnElement[bool]:
+        """Whether a bucket that starts then is read."""
+        if self.stride == 1:
+            return true()
+        return (start_ms // (self.length_s * 1000)) % self.stride == 0
+
+
+def course(
+    connection: Connection, scope: str, scope_key: str, bundle: str, *, from_ms: int, to_ms: int
+) -> list[Point]:
+    """A scope over a whole span, oldest first: at most MAX_POINTS points, each of adjacent buckets merged."""
+    found = Sampling.of(connection, scope, scope_key, bundle, from_ms=from_ms, to_ms=to_ms, each=_MERGED_EACH)
+    if found is None:
+        return []
+    length_ms = found.length_s * 1000
+    rows = connection.execute(
+        select(_rollup.bucket_start_ms, _rollup.rows, _rollup.devices, _rollup.window)
+        .where(
+            _rollup.scope == scope,
+            _rollup.scope_key == scope_key,
+            _rollup.bundle == bundle,
+            _rollup.bucket_s == found.length_s,
+            _rollup.bucket_start_ms > found.from_ms - length_ms,
+            _rollup.bucket_start_ms <= to_ms,
+            found.reads(_rollup.bucket_start_ms),
+        )
+        .order_by(_rollup.bucket_start_ms)
+        .limit((MAX_POINTS + 2) * _MERGED_EACH)
+    )
+    points: list[Point] = []
+    for row in rows:
+        place = row.bucket_start_ms // length_ms // found.group * found.group * length_ms
+        window = Window.from_bytes(bytes(row.window))
+        if points and points[-1].start_ms == place:
+            last = points.pop()
+            points.append(
+                Point(
+                    place,
+                    last.bucket_s,
+                    last.rows + row.rows,
+                    max(last.devices, row.devices),
+                    last.window.merge(window),
+                )
+            )
+        else:
+            points.append(Point(place, found.length_s * found.group, row.rows, row.devices, window))
+    return points
 
 
 def merged(windows: Sequence[Window]) -> Window | None:
