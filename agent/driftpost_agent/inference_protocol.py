@@ -44,6 +44,8 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 
 # No tensor of an edge model has more axes than this, and numpy itself stops at 64.
 MAX_AXES = 16
+# Length of one axis; far more than any request's bytes can hold. A longer number could not even be reported.
+MAX_LENGTH = 1 << 63
 # A request names a handful of tensors; more than this is an attack on memory.
 MAX_TENSORS = 256
 
@@ -238,7 +240,7 @@ def _shape(name: str, entry: Mapping[str, object]) -> tuple[int, ...]:
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_AXES
-        or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape)
+        or not all(type(size) is int and 0 <= size <= MAX_LENGTH for size in shape)
     ):
         raise RequestRefused(
             f"input {name!r} needs a 'shape', a list of at most {MAX_AXES} non-negative integers"
@@ -279,6 +281,7 @@ def _json_tensor(
 ) -> NDArray[Any]:
     if not isinstance(data, list):
         raise RequestRefused(f"input {name!r} needs 'data', a list, or binary_data_size")
+    _check_numbers(name, data, dtype)
     try:
         # Left to itself numpy makes floats of integers above int64's range, and loses their last digits.
         raw = np.array(data, dtype=object if dtype.name == "uint64" else None)
@@ -289,6 +292,22 @@ def _json_tensor(
             f"input {name!r}: shape {list(shape)} needs {count} values, the data has {raw.size}"
         )
     return _cast(name, raw, dtype).reshape(shape)
+
+
+def _check_numbers(name: str, data: list[object], dtype: np.dtype[Any], depth: int = 1) -> None:
+    """Refuse anything but numbers, truth values and null in nested lists.
+
+    One long text among many short ones would become an array that is as wide as the longest in every place.
+    """
+    if depth > MAX_AXES:
+        raise RequestRefused(f"input {name!r}: the data is ragged or nested too deeply")
+    kinds = set(map(type, data))
+    if not kinds <= {int, float, bool, type(None), list}:
+        raise RequestRefused(f"input {name!r}: the data has values that are not of type {dtype.name}")
+    if list in kinds:
+        for part in data:
+            if isinstance(part, list):
+                _check_numbers(name, part, dtype, depth + 1)
 
 
 def _cast(name: str, raw: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -6,6 +6,7 @@ client can make large or slow is bounded: connections, the request's size, and t
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import socket
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # Seconds an idle or stalled connection is kept: long enough for a camera that sends one frame a minute.
 IDLE_TIMEOUT_S = 75.0
+# Seconds in which a request must have arrived whole once it has begun: 32 MiB at 4 Mbit/s, and a little more.
+ARRIVAL_S = 75.0
 # Seconds between two looks at the stop flag, and between two proofs that the accept loop is alive.
 POLL_S = 0.5
 # A request larger than this is refused before it is read: 32 MiB is a 2048 x 1365 RGB image in float32.
@@ -118,20 +121,29 @@ class InferenceServer(ThreadingHTTPServer):
             return
         with self._lock:
             self._open.add(request)
-        threading.Thread(
+        thread = threading.Thread(
             target=self._serve_connection,
             args=(request, client_address),
             name="server-connection",
             daemon=True,
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # The system has no thread left now; without giving its place back it would be missed for good.
+            self._leave(request)
+            raise
 
     def _serve_connection(self, request: Any, client_address: Any) -> None:
         try:
             self.process_request_thread(request, client_address)
         finally:
-            with self._lock:
-                self._open.discard(request)
-            self._slots.release()
+            self._leave(request)
+
+    def _leave(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        self._slots.release()
 
     def _turn_away(self, request: Any) -> None:
         body = b'{"error":"too many connections; reuse one, or raise server.max_connections"}'
@@ -174,6 +186,39 @@ class InferenceServer(ThreadingHTTPServer):
                 del self._in_flight[key]
 
 
+class _Arrivals(socket.SocketIO):
+    """Reads a connection on which a request that has begun must be whole in time.
+
+    A timeout of the socket alone starts anew with every byte: a client could hold its place for ever.
+    """
+
+    def __init__(self, connection: socket.socket, idle_s: float) -> None:
+        super().__init__(connection, "r")
+        self._connection = connection
+        self._idle_s = idle_s
+        self._deadline: float | None = None
+
+    def expect_request(self) -> None:
+        """What comes next begins another request, whenever it comes."""
+        self._deadline = None
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As the base class.
+
+        Raises:
+            TimeoutError: nothing came, or the request took too long to arrive.
+        """
+        wait = self._idle_s
+        if self._deadline is not None:
+            wait = min(wait, max(self._deadline - time.monotonic(), 1e-3))
+        self._connection.settimeout(wait)
+        size = super().readinto(buffer)
+        self._connection.settimeout(self._idle_s)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + ARRIVAL_S
+        return size
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection of the inference server."""
 
@@ -190,6 +235,13 @@ class Handler(BaseHTTPRequestHandler):
     def _server(self) -> InferenceServer:
         return cast(InferenceServer, self.server)
 
+    def setup(self) -> None:
+        """As the base class, with a bound on how long a request may take to arrive."""
+        super().setup()
+        self.rfile.close()
+        self._arrivals = _Arrivals(self.connection, self.timeout)
+        self.rfile = io.BufferedReader(self._arrivals)
+
     def do_GET(self) -> None:
         """Metadata, health, status and metrics."""
         self._answer(self._get)
@@ -200,14 +252,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """As the base class, but a client that goes away ends the connection quietly."""
+        self._arrivals.expect_request()
         try:
             super().handle_one_request()
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
+    def handle_expect_100(self) -> bool:
+        """As the base class, but the word is sent at once: a client waits for it with a large body."""
+        carry_on = super().handle_expect_100()
+        self.wfile.flush()
+        return carry_on
+
     def _answer(self, respond: Callable[[str], None]) -> None:
         try:
-            respond(unquote(urlsplit(self.path).path).rstrip("/"))
+            respond(_path(self.path))
         except RequestRefused as error:
             if error.status in {400, 404} and self.command == "POST" and not self._body_read:
                 # What was not read would be taken for the next request.
@@ -342,6 +401,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the standard library's name
         """Requests are counted, not logged: a journal line per inference would wear out the card."""
+
+
+def _path(target: str) -> str:
+    try:
+        return unquote(urlsplit(target).path).rstrip("/")
+    except ValueError as error:
+        raise RequestRefused(f"the request's address makes no sense: {error}") from None
 
 
 def _plain(value: object) -> object:

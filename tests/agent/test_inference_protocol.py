@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,7 @@ def test_asking_for_an_unknown_output_names_those_there_are() -> None:
         (_request(shape=[-1]), "needs a 'shape'"),
         (_request(shape=[1] * 99), "needs a 'shape'"),
         (_request(shape=[2**62, 2**62]), "needs 2126"),
+        (_request(shape=[10**4000] * 2, data=..., parameters={"binary_data_size": 4}), "needs a 'shape'"),
         (_request(data=...), "needs 'data'"),
         (_request(data=[1, 2, 3]), "the data has 3"),
         (_request(shape=[2, 2], data=[[1, 2], [3]]), "ragged"),
@@ -172,6 +174,16 @@ def test_asking_for_an_unknown_output_names_those_there_are() -> None:
 )
 def test_malformed_requests_are_refused_with_what_is_wrong(body: bytes, says: str) -> None:
     assert says in _refused(body)
+
+
+def test_text_among_numbers_costs_no_more_memory_than_it_is_long() -> None:
+    body = _request(data=["a" * 60_000] + ["b"] * 2_000)
+    tracemalloc.start()
+    try:
+        assert "not of type float32" in _refused(body)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("header", ["-1", "9" * 50, "two", "\u0661", "1e3", ""])

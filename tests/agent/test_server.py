@@ -232,6 +232,54 @@ def test_an_unread_body_is_never_taken_for_the_next_request(server: InferenceSer
     assert b"411" in answer
 
 
+def test_an_address_that_makes_no_sense_is_refused(server: InferenceServer) -> None:
+    assert raw(server, b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_asks_before_it_sends_a_large_body_is_told_to_go_on(server: InferenceServer) -> None:
+    body = request_body()
+    head = f"POST {INFER} HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_sends_byte_by_byte_does_not_keep_its_place(
+    server: InferenceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driftpost_agent.server.ARRIVAL_S", 0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.05) as connection:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nContent-Length: 10000\r\n\r\n".encode())
+        for _ in range(100):
+            try:
+                assert connection.recv(4096) == b""
+                return
+            except TimeoutError:
+                connection.sendall(b" ")
+            except ConnectionError:
+                return
+    pytest.fail("the connection is still open")
+
+
+def test_a_connection_that_finds_no_thread_leaves_its_place_free(
+    server: InferenceServer, client: HTTPConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread_left)
+        for _ in range(6):
+            with (
+                contextlib.suppress(ConnectionError),
+                socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+            ):
+                assert connection.recv(1) == b""
+    assert ask(client, "GET", "/v2")[0] == 200
+
+
 def test_connections_beyond_the_limit_are_turned_away_and_room_comes_back(server: InferenceServer) -> None:
     with contextlib.ExitStack() as stack:
         held = [

@@ -271,8 +271,12 @@ def test_a_kill_while_an_account_is_read_leaves_one_that_adds_up(tmp_path: Path)
 def test_a_full_disk_is_reported_as_one(store: Store) -> None:
     (pages,) = store._db.execute("pragma page_count").fetchone()
     store._db.execute(f"pragma max_page_count = {pages + 3}")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
+
+    def fill() -> None:
         for _ in range(10):
             with store.outbox_transaction() as outbox:
                 outbox.put("window", bytes(3_000), mono=0, windows=1, rows=1)
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        fill()
     assert store.outbox_total().recorded.windows == store.outbox_total().pending.windows
