@@ -286,8 +286,10 @@ def main() -> int:
                     demo.linger()
             except ChildFailed as failure:
                 progress.say(f"FAILED: {failure}; the end of its log:\n{failure.tail}")
+                status = 1  # with --keep it may fail after every promise was kept
             except CameraFailed as failure:
                 progress.say(f"FAILED: {failure}")
+                status = 1
             except Interrupted:
                 progress.say("interrupted")
                 status = EXIT_INTERRUPTED
