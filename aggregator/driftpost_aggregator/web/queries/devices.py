@@ -105,17 +105,19 @@ def after_prefix(prefix: str) -> str | None:
     return None
 
 
-def _filtered(wanted: DeviceFilter) -> Select[tuple[str]]:
+def _filtered(wanted: DeviceFilter, *, ordered_by_code_points: bool) -> Select[tuple[str]]:
     query = select(_device.device)
     if wanted.state in ("online", "offline"):
         query = query.where(_device.online.is_(wanted.state == "online"))
     elif wanted.state == "drifting":
         query = query.where(_device.device.in_(select(tables.findings.c.device).where(STANDING)))
-    if wanted.prefix:
+    if wanted.prefix and ordered_by_code_points:
         query = query.where(_device.device >= wanted.prefix)
         end = after_prefix(wanted.prefix)
         if end is not None:
             query = query.where(_device.device < end)
+    elif wanted.prefix:
+        query = query.where(func.substr(_device.device, 1, len(wanted.prefix)) == wanted.prefix)
     if wanted.bundle:
         query = query.where(_device.bundle == wanted.bundle)
     for position, (key, value) in enumerate(wanted.attributes):
@@ -133,7 +135,9 @@ def list_devices(
     Raises:
         BadParameter: the cursor is none of ours.
     """
-    query = _filtered(wanted).order_by(_device.device).limit(limit + 1)
+    # PostgreSQL orders text by its locale, in which a prefix is no range.
+    filtered = _filtered(wanted, ordered_by_code_points=connection.dialect.name == "sqlite")
+    query = filtered.order_by(_device.device).limit(limit + 1)
     if cursor:
         (after,) = decode(cursor, str)
         query = query.where(_device.device > after)
