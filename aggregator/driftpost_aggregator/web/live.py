@@ -139,5 +139,6 @@ def stream(watcher: Watcher) -> Response:
         return problem(
             503, f"{MAX_LISTENERS} pages listen already", "ask for the page itself now and then instead"
         )
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    # Named, so that no layer above packs events and holds them back until a block is full.
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Content-Encoding": "identity"}
     return StreamingResponse(_events(watcher), media_type="text/event-stream", headers=headers)

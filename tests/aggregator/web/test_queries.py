@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.web.queries import devices, series
 from driftpost_aggregator.web.queries.devices import DeviceFilter, after_prefix
-from driftpost_sketches.window import Window
-from paper_fleet import NOW
+from driftpost_sketches.window import MAX_COUNT, Window
+from paper_fleet import NOW, draw, make_bundle
 
 # Tables that grow with the fleet or with time: no page may walk one of them from end to end.
 LARGE = ("devices", "device_attributes", "windows", "rollups", "findings", "incident_devices", "quarantine")
@@ -272,3 +273,15 @@ def test_menus_count_devices_by_attribute(engine: Engine, client: TestClient) ->
         menus = devices.attribute_choices(connection)
     assert menus["camera"] == [("A", 4), ("B", 4), ("C", 4)]
     assert 'value="camera=B"' in client.get("/devices").text
+
+
+def test_merged_windows_whose_counts_lie_are_shown_as_far_as_they_can_be_counted() -> None:
+    bundle = make_bundle()
+    sketch = bundle.window(draw(np.random.default_rng(1), 50))
+    counts = np.zeros_like(sketch.counts)
+    counts[sketch.layout[:-1]] = MAX_COUNT
+    none = np.zeros_like(sketch.missing)
+    huge = replace(sketch, rows=MAX_COUNT, counts=counts, missing=none, nonfinite=none, sum1=none, sum2=none)
+    assert series.merged([huge, sketch]) == huge
+    assert series.merged([sketch, huge, sketch]) == sketch.merge(sketch)
+    assert series.merged([]) is None

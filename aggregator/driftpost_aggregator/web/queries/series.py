@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Column, ColumnElement, Connection, func, select, true
 
+from driftpost_aggregator.merge import joined
 from driftpost_aggregator.store import tables
 from driftpost_sketches.window import Window
 
@@ -203,7 +204,7 @@ def course(
                     last.bucket_s,
                     last.rows + row.rows,
                     max(last.devices, row.devices),
-                    last.window.merge(window),
+                    joined(last.window, window),
                 )
             )
         else:
@@ -213,11 +214,9 @@ def course(
 
 def merged(windows: Sequence[Window]) -> Window | None:
     """All of them as one, or None of none."""
-    if not windows:
-        return None
-    total = windows[0]
-    for window in windows[1:]:
-        total = total.merge(window)
+    total: Window | None = None
+    for window in windows:
+        total = joined(total, window)
     return total
 
 

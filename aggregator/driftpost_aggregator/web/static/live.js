@@ -165,7 +165,7 @@
     dirty = false;
     const began = performance.now();
     try {
-      const answer = await fetch(location.href, { cache: "no-store", credentials: "same-origin", headers: { "X-Refresh": "1" } });
+      const answer = await fetch(location.href, { cache: "no-store", credentials: "same-origin" });
       if (answer.ok) {
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
         readClock(fresh);
