@@ -119,7 +119,9 @@ class Daemon:
         self._uplink: Uplink | None = None
         self._server: InferenceServer | None = None
         self._server_beat = Heartbeat("server", LOOP_LIMIT_S, monotonic)
-        self._recorder_beat = Heartbeat("recorder", LOOP_LIMIT_S, monotonic)
+        self._recorder_beat = Heartbeat(
+            "recorder", LOOP_LIMIT_S + settings.number("windows.flush_seconds"), monotonic
+        )
         self._threads: list[threading.Thread] = []
         self._ledger_due = monotonic() + settings.number("sync.ledger_seconds")
         self._prune_due = monotonic()

@@ -107,9 +107,10 @@ class Guard:
         self.bundle = bundle
         self.policy = policy or bundle.policy
         self._clock = clock or SystemClock()
+        # Before the store: a refused model must not leave that claimed.
+        self.runtime = runtime or load_model(bundle.model_bytes, kind=bundle.model_kind)
         self._own_store = store is not None and not isinstance(store, Store)
         self.store = Store.open(store, clock=self._clock) if isinstance(store, (str, Path)) else store
-        self.runtime = runtime or load_model(bundle.model_bytes, kind=bundle.model_kind)
         self.fallback = fallback
         self._fallback_signature = Signature(fallback.inputs) if fallback else None
         self._signature = Signature(self.runtime.inputs)

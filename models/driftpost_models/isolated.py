@@ -165,7 +165,10 @@ class IsolatedRuntime:
                     layout = self._read_reply(header)
                 outputs = views(layout, payload)
             except (TimeoutError, Closed, Unreadable, OSError) as error:
-                raise self._crashed(error, f"{self._deadline_s:g} s") from error
+                crash = self._crashed(error, f"{self._deadline_s:g} s")
+                if self._closed:
+                    raise InferenceFailed("the model was closed") from error
+                raise crash from error
             self._calls += 1
             if self._calls % _DRAIN_EVERY == 0:
                 child.drain()
@@ -223,6 +226,8 @@ class IsolatedRuntime:
         try:
             self._child = child = self._keeper.start()
         except OSError as error:
+            if self._closed:
+                raise InferenceFailed("the model was closed") from error
             raise RuntimeCrashed("exit", f"no new process could be started: {error.strerror}") from error
         deadline = time.monotonic() + self._start_deadline_s
         try:

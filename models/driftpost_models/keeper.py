@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import socket
@@ -81,12 +82,18 @@ class Keeper:
         self._requests: queue.SimpleQueue[queue.SimpleQueue[Child | OSError] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="driftpost-model-keeper", daemon=True)
         self._current: Child | None = None
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread.start()
 
     def start(self) -> Child:
-        """Start a process; raises OSError where the system has none left."""
+        """Start a process; raises OSError where the system has none left, and after `close`."""
         answer: queue.SimpleQueue[Child | OSError] = queue.SimpleQueue()
-        self._requests.put(answer)
+        with self._lock:
+            # Behind the end of the thread nobody would answer.
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "closed")
+            self._requests.put(answer)
         child = answer.get()
         if isinstance(child, OSError):
             raise child
@@ -94,6 +101,8 @@ class Keeper:
 
     def close(self) -> None:
         """End the child and the thread."""
+        with self._lock:
+            self._closed = True
         child = self._current
         if child is not None:
             child.stop()
@@ -108,6 +117,9 @@ class Keeper:
                 answer.put(error)
                 continue
             self._current = child
+            if self._closed:
+                # Started while `close` was under way, which may not have seen it.
+                child.process.kill()
             answer.put(child)
             child.process.wait()
             child.ended.set()

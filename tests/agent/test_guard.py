@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from driftpost import Guard, GuardClosed, Reason, Status
 from driftpost_agent.recorder import ClosedWindow
 from driftpost_agent.store import Store
 from driftpost_models.bundle import Bundle
-from driftpost_models.errors import BundleUntrusted, InferenceFailed
+from driftpost_models.errors import BundleUntrusted, InferenceFailed, ModelRefused
 from driftpost_models.runtime import Runtime, load_model
 from driftpost_sync.messages import WindowBody
 
@@ -418,3 +419,10 @@ def test_the_guards_own_cost_is_measured(tabular: Recorded) -> None:
     assert reading.calls == 50
     assert 0 < reading.guard_us < 5_000
     assert 0 < reading.model_us < 50_000
+
+
+def test_a_refused_model_leaves_the_store_free(mlp_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused):
+        Guard(replace(mlp_bundle, model_bytes=b"no model"), store=tmp_path / "guard.db")
+    with Guard(mlp_bundle, store=tmp_path / "guard.db") as guard:
+        assert guard.run(tabular_rows(1)).outputs

@@ -17,6 +17,7 @@ import pytest
 from driftpost_models import isolated, keeper
 from driftpost_models.errors import InferenceFailed, ModelRefused, RuntimeBackingOff, RuntimeCrashed
 from driftpost_models.isolated import IsolatedRuntime
+from driftpost_models.keeper import Keeper
 from models import onnx_files, tflite_files
 
 PROMPT = {"x": np.zeros(1, np.float32)}
@@ -274,6 +275,24 @@ def test_closing_wakes_a_call_that_hangs(opened) -> None:
     runtime.close()
     thread.join(5.0)
     assert not thread.is_alive()
+    # Not a crash: nothing would be reported about the model for having been closed.
+    assert [type(error) for error in raised] == [InferenceFailed]
+
+
+def test_a_closed_keeper_starts_nothing_and_keeps_nobody_waiting() -> None:
+    keeper = Keeper()
+    keeper.close()
+    raised: list[OSError] = []
+
+    def start() -> None:
+        try:
+            keeper.start()
+        except OSError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join(5.0)
     assert len(raised) == 1
 
 
