@@ -294,10 +294,11 @@ class Batch:
                 .values(cleared_ms=at_ms)
             )
         else:
-            # Its end may have overtaken it.
-            cleared_ms = self._connection.execute(
-                select(func.min(findings.c.at_ms)).where(same, findings.c.state == "cleared")
-            ).scalar()
+            # Its end may have overtaken it. Not min() in SQL: it would walk all findings of the device.
+            ends = self._connection.execute(
+                select(findings.c.at_ms).where(same, findings.c.state == "cleared")
+            ).scalars()
+            cleared_ms = min(ends, default=None)
         self._connection.execute(
             insert(findings).values(
                 device=place.device,

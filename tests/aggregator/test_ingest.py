@@ -633,6 +633,7 @@ def test_an_acknowledgement_never_exceeds_what_a_device_reads(
 
 
 HOT = {
+    "ix_findings_id": "SELECT at_ms FROM findings WHERE device = 'd' AND id = 'x' AND state = 'cleared'",
     "ix_findings_standing": "SELECT * FROM findings WHERE bundle = 'b' AND state = 'raised' "
     "AND cleared_ms IS NULL",
     "ix_windows_device_start_ms": "SELECT * FROM windows WHERE device = 'd' AND start_ms > 5 "
