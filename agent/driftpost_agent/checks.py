@@ -182,7 +182,12 @@ class WindowChecks:
                 self.store_problem = str(error)
                 return
             except MessageTooLarge as error:
-                # It will never fit, and must not hold up those behind it.
+                # It will never fit, and must not hold up those behind it; what was found in it still counts.
+                try:
+                    store.record_findings(item.findings)
+                except sqlite3.Error as trouble:
+                    self.store_problem = str(trouble)
+                    return
                 log.error("a window of %d rows is given up: %s", closed.window.rows, error)
                 self.given_up += 1
             self._waiting.popleft()

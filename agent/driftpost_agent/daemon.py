@@ -337,16 +337,19 @@ class Daemon:
             meter=self._meter,
         )
         before, self._serving = self._serving, Serving(bundle, guard)
-        self._store.record_activation(bundle.id, bundle.name, bundle.version, outcome)
-        self._store.describe(self._description(bundle))
         if self._uplink is not None:
             self._uplink.active(bundle.id, bundle.schema.id, f"{runtime.version} {runtime.provider}")
-            self._uplink.wake()
         log.info("serving", extra={"bundle": bundle.id[:12], "model": bundle.name, "version": bundle.version})
-        if before is not None:
-            before.drain()
-            before.guard.close()
-            before.guard.checks.abandon(f"{bundle.name} {bundle.version} was activated instead")
+        try:
+            self._store.record_activation(bundle.id, bundle.name, bundle.version, outcome)
+            self._store.describe(self._description(bundle))
+            self._wake_uplink()
+        finally:
+            # Also when the store fails: nobody comes back to a model that is no longer served.
+            if before is not None:
+                before.drain()
+                before.guard.close()
+                before.guard.checks.abandon(f"{bundle.name} {bundle.version} was activated instead")
 
     def _start_fallback(self, policy: Policy) -> Runtime | None:
         path = self._settings.optional("model.fallback", Path)

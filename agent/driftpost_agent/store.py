@@ -226,6 +226,12 @@ class Store:
             )
         return seq
 
+    def record_findings(self, findings: Sequence[FindingBody]) -> None:
+        """Record and queue findings that have no window to go with, all or none."""
+        with self.transaction():
+            for finding in findings:
+                self.record_finding(finding)
+
     def detector_state(self, bundle: str) -> tuple[bytes, dict[str, str]] | None:
         """State of a bundle's detectors and the findings that stand, or None if it never ran here."""
         with self.lock:

@@ -18,6 +18,7 @@ from driftpost_agent.checks import MAX_WAITING
 from driftpost_agent.store import Store
 from driftpost_models.bundle import Bundle
 from driftpost_sketches.window import Window
+from driftpost_sync.errors import MessageTooLarge
 from driftpost_sync.messages import WindowBody
 
 
@@ -162,3 +163,21 @@ def test_a_window_that_no_message_can_hold_does_not_hold_up_the_others(
     assert guard.checks.given_up == 1
     assert store.outbox_total().recorded.windows == 2
     guard.close()
+
+
+def test_what_was_found_in_a_window_that_is_given_up_is_reported(
+    mlp_bundle: Bundle, store: FullDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(_: WindowBody) -> bytes:
+        raise MessageTooLarge("a window", 2, 1)
+
+    clock = ManualClock()
+    guard = Guard(mlp_bundle, store=store, clock=clock, window_seconds=60.0, threaded=False)
+    monkeypatch.setattr(WindowBody, "to_bytes", too_large)
+    for number in range(10):
+        guard.run(tabular_rows(200, seed=number, shift=1.5))
+        clock.advance(60_000)
+        guard.tick()
+    guard.close()
+    assert guard.checks.given_up == 10
+    assert store.finding_counts()[1] >= 1
