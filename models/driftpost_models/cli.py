@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -13,6 +10,7 @@ from driftpost_models.build import build_bundle
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ModelError, ReferenceRefused
 from driftpost_models.image_files import ImageScale
+from driftpost_models.progress_bars import ProgressBars
 from driftpost_models.report import built_text, inspect_json, inspect_text
 from driftpost_models.signing import (
     fingerprint,
@@ -75,7 +73,7 @@ def build(  # noqa: PLR0917 - click passes every option by name
 ) -> None:
     """Build a bundle from a model and reference data."""
     try:
-        with _Bars() as bars:
+        with ProgressBars() as bars:
             built = build_bundle(
                 model,
                 reference,
@@ -176,36 +174,3 @@ def _classes(path: Path | None) -> tuple[str, ...]:
     if not names:
         raise ReferenceRefused(f"{path} holds no class names")
     return names
-
-
-class _Bars:
-    """One progress bar for each step of the work, on standard error so that reports can be piped."""
-
-    def __init__(self) -> None:
-        self._step = ""
-        self._done = 0
-        self._stack = contextlib.ExitStack()
-        self._advance: Callable[[int], None] | None = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish()
-
-    def update(self, step: str, done: int, total: int) -> None:
-        """Show how far a step is."""
-        if step != self._step:
-            self._finish()
-            self._step, self._done = step, 0
-            bar = self._stack.enter_context(
-                click.progressbar(length=total, label=f"{step:<22}", file=sys.stderr)
-            )
-            self._advance = bar.update
-        if self._advance is not None:
-            self._advance(done - self._done)
-            self._done = done
-
-    def _finish(self) -> None:
-        self._stack.close()
-        self._advance = None

@@ -7,6 +7,7 @@ ModelError
 ├── RuntimeCrashed        the child process that held the model ended or hung
 │   └── RuntimeBackingOff the child is not started again yet
 ├── ReferenceRefused      the reference data can not be read or do not fit the model
+├── TableRefused          recorded data can not be read, or do not fit what they are replayed against
 ├── ConfigError           an unknown or wrong key in a policy or probes file
 ├── ProbeError            a probe's stored configuration is not one this version knows
 ├── KeyProblem            a signing or public key can not be read or written
@@ -17,6 +18,8 @@ ModelError
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class ModelError(Exception):
@@ -98,6 +101,23 @@ class RuntimeBackingOff(RuntimeCrashed):
 
 class ReferenceRefused(ModelError):
     """The reference data can not be read, or do not fit the model."""
+
+
+class TableRefused(ModelError):
+    """Recorded data can not be read, or do not fit what they are replayed against.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong and what to do.
+        line: line of the file, counted from 1; None where it is not one line's fault.
+    """
+
+    def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
+        self.path = path
+        self.problem = problem
+        self.line = line
+        place = f", line {line}:" if line is not None else ":" if problem[:1].isdigit() else ""
+        super().__init__(f"{path.name}{place} {problem}")
 
 
 class ConfigError(ModelError):

@@ -19,7 +19,7 @@ from driftpost_models.reference import Reference, fit_rows, from_arrays
 from driftpost_models.reference_labels import labels_from_file, labels_from_values
 from driftpost_models.runtime import Array, TensorSpec
 
-_MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
 # Files that lie beside data and are no data.
 _COMPANIONS = frozenset({".csv", ".txt", ".md", ".json", ".toml", ".yaml", ".yml"})
@@ -242,7 +242,7 @@ def _numbers(
         for column, index in enumerate(indices):
             text = line[index].strip()
             try:
-                table[row, column] = math.nan if text.lower() in _MISSING_WORDS else float(text)
+                table[row, column] = math.nan if text.lower() in MISSING_WORDS else float(text)
             except ValueError as error:
                 raise ReferenceRefused(
                     f"{path.name}, line {row + 2}: {text!r} in column {header[index]!r} is not a number; "

@@ -40,7 +40,7 @@ def built_text(built: Built) -> str:
     lines += _stream_lines(bundle)
     lines += _policy_lines(bundle)
     if built.notes:
-        lines += ["", "Please check:", *(f"  - {note}" for note in _grouped(built.notes))]
+        lines += ["", "Please check:", *(f"  - {note}" for note in grouped(built.notes))]
     if built.short:
         lines += ["", "The reference is short for the budget:"]
         lines += [f"  - {sentence}" for sentence in built.short[:_MAX_SHORT_LINES]]
@@ -49,7 +49,7 @@ def built_text(built: Built) -> str:
     return "\n".join(lines)
 
 
-def _grouped(notes: Sequence[str]) -> list[str]:
+def grouped(notes: Sequence[str]) -> list[str]:
     """Notes that say the same of several streams, said once."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for note in notes:
