@@ -21,6 +21,7 @@ SUMMARIES: Mapping[str, str] = {
     "broker": "Run a small MQTT broker for demos and trials.",
     "bundle": "Build, inspect and verify the file that holds a model and its baseline.",
     "keys": "Make and show the keys that sign bundles.",
+    "replay": "Run the device's detectors over recorded data, to choose a policy.",
 }
 
 # The extra that brings a package which is not part of the light install.
@@ -31,6 +32,7 @@ EXTRAS: Mapping[str, str] = {
     "cloudevents": "aggregator",
     "httpx": "aggregator",
     "jinja2": "aggregator",
+    "matplotlib": "plots",
     "onnxruntime": "onnx",
     "PIL": "images",
     "plotly": "aggregator",

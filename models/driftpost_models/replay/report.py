@@ -1,0 +1,125 @@
+"""What `driftpost replay` tells a person and a program."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from driftpost_models.replay.replay import Replay
+from driftpost_models.replay.watch import Finding
+from driftpost_models.report import grouped
+from driftpost_sketches.drift.alarm import evidence_in_words
+from driftpost_sketches.schema import StreamKind
+
+_WIDTH = 100
+_MAX_SHOWN = 60
+"""Findings in the table; who has more needs another reference, not a longer table."""
+
+_RELATIVE = frozenset({"scale", "noisy"})
+_IN_SPREADS = frozenset({"shift", "shape"})
+
+
+def json_lines(replay: Replay) -> Iterator[str]:
+    """One line for each finding, then the summary."""
+    for finding in replay.findings:
+        yield _line({"type": "finding", **_finding(finding)})
+    yield _line(
+        {
+            "type": "summary",
+            "rows": replay.rows,
+            "streams": len(replay.calibration.tracked_names),
+            "findings": len(replay.findings),
+            "budget": str(replay.budget),
+            "notes": list(replay.notes),
+            "stream_names": list(replay.calibration.tracked_names),
+            "windows": replay.windows,
+            "window_rows": replay.window_rows,
+            "row_seconds": replay.row_seconds,
+            "log_threshold": replay.log_threshold,
+        }
+    )
+
+
+def _line(plain: Mapping[str, object]) -> str:
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    return {
+        "stream": finding.stream,
+        "kind": finding.kind,
+        "row": finding.row,
+        "onset_row": finding.onset_row,
+        "e_value": finding.e_value,
+        "log_e": finding.log_e,
+        "effect": finding.effect,
+        "effect_natural": finding.effect_natural,
+        "unit": finding.unit,
+        "direction": finding.direction,
+        "cleared_row": finding.cleared_row,
+        "streams": [{"name": name, "share": share} for name, share in finding.streams],
+        "text": finding.text,
+    }
+
+
+def text(replay: Replay) -> str:
+    """A table of the findings with their sentences, and the notes."""
+    calibration = replay.calibration
+    kinds = [calibration.schema.streams[i].kind for i in calibration.schema.tracked_streams]
+    categorical = kinds.count(StreamKind.CATEGORICAL)
+    streams = f"{len(kinds)} streams" + (f" ({categorical} of categories)" if categorical else "")
+    odds = evidence_in_words(replay.log_threshold)
+    lines = [
+        f"reference  {calibration.baseline.rows:,} rows, {streams}",
+        f"live       {replay.rows:,} rows, {replay.windows:,} windows of {replay.window_rows:,}, "
+        f"{_duration(replay.rows * replay.row_seconds)} at {replay.row_seconds:g} s a row",
+        f"budget     {replay.budget}: an alarm takes {odds}",
+        "",
+    ]
+    if not replay.findings:
+        lines.append("No findings: nothing in the live data speaks against the reference strongly enough.")
+    else:
+        lines += _table(replay)
+    notes = grouped(replay.notes)
+    if notes:
+        lines += ["", "Notes"]
+        for note in notes:
+            lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _table(replay: Replay) -> list[str]:
+    shown = replay.findings[:_MAX_SHOWN]
+    width = max(len("stream"), *(min(len(finding.stream), 30) for finding in shown))
+    lines = [
+        f"{'row':>10}  {'since':>10}  {'over at':>10}  {'stream':<{width}}  {'kind':<14}  {'size':<12}  "
+        "evidence"
+    ]
+    for finding in shown:
+        over = "stands" if finding.cleared_row is None else f"{finding.cleared_row:,}"
+        evidence = evidence_in_words(finding.log_e).removeprefix("evidence ")
+        lines.append(
+            f"{finding.row:>10,}  {finding.onset_row:>10,}  {over:>10}  {finding.stream[:30]:<{width}}  "
+            f"{finding.kind:<14}  {_size(finding):<12}  {evidence}"
+        )
+        sentence = finding.text.rpartition(";")[0] or finding.text
+        lines += textwrap.wrap(sentence, _WIDTH, initial_indent=" " * 12, subsequent_indent=" " * 12)
+    if len(replay.findings) > len(shown):
+        lines.append(f"... and {len(replay.findings) - len(shown):,} more (--json shows all)")
+    return lines
+
+
+def _size(finding: Finding) -> str:
+    if finding.kind in _IN_SPREADS:
+        return f"{finding.effect:+.2f} sd" if abs(finding.effect) < 1000 else f"{finding.effect:+.0e} sd"
+    if finding.kind in _RELATIVE:
+        return f"x{1.0 + finding.effect:.2f}"
+    return f"{finding.effect:+.0%} rows"
+
+
+def _duration(seconds: float) -> str:
+    for name, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {name}"
+    return f"{seconds:g} seconds"

@@ -1,0 +1,153 @@
+"""Rows through the device's own accumulator and detectors, window by window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftpost_models.replay.tables import Numbers
+from driftpost_models.replay.trace import Trace
+from driftpost_models.runtime import Array
+from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.drift.alarm import Alarm
+from driftpost_sketches.drift.calibration import Calibration
+from driftpost_sketches.drift.detector import DriftDetector
+
+MAX_LOG_E = 700.0
+"""Logarithm at which an e-value is capped: exp(700) is about 1e304, the largest power that a float holds."""
+
+
+@dataclass
+class Finding:
+    """A change that the detectors reported.
+
+    Attributes:
+        streams: (name, share of the evidence), strongest first.
+        kind: what changed, one of `driftpost_sketches.drift.alarm.KINDS`.
+        row: the last row of the window that raised it, counted from 0: the row at which a device knows.
+        onset_row: first row of the window in which the change is estimated to have begun.
+        log_e: natural logarithm of the evidence.
+        effect: reference standard deviations (a difference of shares for categories and missing values).
+        effect_natural: the same in `unit`.
+        unit: the stream's unit, or `share`.
+        direction: `up`, `down` or `none`.
+        text: one sentence for people.
+        cleared_row: the last row of the window after which it was over; None while it stands.
+    """
+
+    streams: tuple[tuple[str, float], ...]
+    kind: str
+    row: int
+    onset_row: int
+    log_e: float
+    effect: float
+    effect_natural: float
+    unit: str
+    direction: str
+    text: str
+    cleared_row: int | None = None
+
+    @property
+    def stream(self) -> str:
+        """The strongest stream."""
+        return self.streams[0][0]
+
+    @property
+    def e_value(self) -> float:
+        """The evidence itself, capped at exp(700)."""
+        return math.exp(min(self.log_e, MAX_LOG_E))
+
+
+class Watch:
+    """The detectors of one device over recorded rows.
+
+    Args:
+        calibration: of the reference.
+        log_threshold: from `Budget.log_threshold`.
+        window_rows: rows of a window.
+        trace: what the course is kept in, for a plot; None keeps none.
+
+    Attributes:
+        rows: rows read so far.
+        windows: windows read so far.
+        findings: in the order in which they were raised.
+    """
+
+    def __init__(
+        self, calibration: Calibration, log_threshold: float, window_rows: int, trace: Trace | None = None
+    ) -> None:
+        self._accumulator = WindowAccumulator(calibration.schema)
+        self._detector = DriftDetector(calibration, log_threshold)
+        self._size = window_rows
+        self._trace = trace
+        self.rows = 0
+        self.windows = 0
+        self.findings: list[Finding] = []
+
+    @property
+    def room(self) -> int:
+        """Rows until the open window closes."""
+        return self._size - self._accumulator.rows
+
+    def feed(self, values: Numbers, codes: Mapping[str, Array] | None = None) -> None:
+        """Take rows in time order.
+
+        Args:
+            values: float64[rows, S_scalar].
+            codes: tensors of the codes streams; then at most `room` rows.
+        """
+        start = 0
+        while start < len(values):
+            stop = min(start + self.room, len(values))
+            self._accumulator.update(values[start:stop], codes)
+            self.rows += stop - start
+            start = stop
+            if not self.room:
+                self._close()
+
+    def finish(self) -> None:
+        """Close the last window, as a device does when it stops."""
+        if self._accumulator.rows:
+            self._close()
+
+    def _close(self) -> None:
+        window, transitions = self._accumulator.take()
+        begin = self.rows - window.rows
+        alarms = self._detector.step(transitions, window)
+        for alarm in alarms:
+            if alarm.state == "raised":
+                self.findings.append(self._finding(alarm, begin))
+            else:
+                self._clear(alarm)
+        self.windows += 1
+        if self._trace is not None:
+            peak = max((a.log_e for a in alarms if a.state == "raised"), default=-math.inf)
+            self._trace.add(begin, window, self._detector.evidence().astype(np.float64), peak)
+
+    def _finding(self, alarm: Alarm, begin: int) -> Finding:
+        return Finding(
+            streams=tuple((name, float(share)) for name, share in alarm.streams),
+            kind=alarm.kind,
+            row=self.rows - 1,
+            onset_row=max(begin - alarm.onset_windows_ago * self._size, 0),
+            log_e=float(alarm.log_e),
+            effect=_finite(alarm.effect),
+            effect_natural=_finite(alarm.effect_natural),
+            unit=alarm.unit,
+            direction=alarm.direction,
+            text=alarm.text,
+        )
+
+    def _clear(self, alarm: Alarm) -> None:
+        for finding in self.findings:
+            same = (finding.kind, finding.streams) == (alarm.kind, alarm.streams)
+            if same and finding.cleared_row is None:
+                finding.cleared_row = self.rows - 1
+                return
+
+
+def _finite(value: float) -> float:
+    return float(np.nan_to_num(value, posinf=1e300, neginf=-1e300))
