@@ -76,8 +76,8 @@ class WebServer:
                 f"can not listen on {options.host}:{options.port} ({error.strerror or error}); "
                 "stop what listens there, or choose another address",
             ) from error
-        # asyncio does this only for sockets that name their protocol; connections inherit it from here. Without
-        # it every answer in two parts waits 40 ms for a delayed acknowledgement.
+        # asyncio does this only for sockets that name their protocol; connections inherit it from here.
+        # Without it every answer in two parts waits 40 ms for a delayed acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         app = build(engine, options, now_ms=now_ms)
         config = uvicorn.Config(

@@ -20,8 +20,8 @@ _OPEN_BIN_SPANS = 1.0
 # With a bin this many times denser than ordinary ones, every bin is drawn equally wide: by their true
 # widths one spike would flatten all else.
 _SPIKE = 4.0
-# Ticks under bins of equal width.
-_BIN_TICKS = 8
+# Ticks under bins of equal width: as many numbers as a small chart has room for.
+_BIN_TICKS = 5
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -168,7 +168,7 @@ def _numbers(stream: Stream, sides: Sequence[_Side]) -> _Drawn:
         densities = [side.summary.share for side in sides]
         places = np.unique(np.linspace(1, stream.n_bins - 1, _BIN_TICKS).round()).astype(int).tolist()
         names = [number(stream.edges[place - 1]) for place in places]
-        xaxis |= {"tickmode": "array", "tickvals": places, "ticktext": names}
+        xaxis |= {"tickangle": 0, "tickmode": "array", "tickvals": places, "ticktext": names}
         yaxis |= {"showticklabels": True, "tickformat": ".0%"}
     widths = np.diff(edges)
     name = f" {label(unit(stream.unit))}" if stream.unit else ""
