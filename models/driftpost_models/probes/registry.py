@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import get_origin
 
 from driftpost_models import probes
 from driftpost_models.errors import ProbeError
@@ -19,7 +20,9 @@ def probe_kinds() -> Mapping[str, type[Probe]]:
     found: dict[str, type[Probe]] = {}
     for module in pkgutil.iter_modules(probes.__path__):
         for value in vars(importlib.import_module(f"{probes.__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Probe) and value is not Probe:
+            # Python 3.10 takes an alias such as `dict[str, Array]` for a type, and then refuses to compare it.
+            is_class = isinstance(value, type) and get_origin(value) is None
+            if is_class and issubclass(value, Probe) and value is not Probe:
                 found[value.kind] = value
     return MappingProxyType(dict(sorted(found.items())))
 
