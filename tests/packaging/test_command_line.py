@@ -6,7 +6,7 @@ import pytest
 # in this project, or a dependency's new version, would first bring along.
 TOO_HEAVY_FOR_A_DEVICE = {
     "aiohttp", "alembic", "amqtt", "django", "fastapi", "flask", "httpx", "jinja2", "matplotlib", "onnx",
-    "pandas", "plotly", "pydantic", "rich", "scikit-learn", "scipy", "sqlalchemy", "starlette", "sympy",
+    "pandas", "plotly", "pydantic", "rich", "scikit-learn", "scipy", "sqlalchemy", "starlette",
     "tensorflow", "torch", "tornado", "uvicorn",
 }  # fmt: skip
 
