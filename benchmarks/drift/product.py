@@ -1,0 +1,104 @@
+"""driftpost's own detectors on simulated devices, by the code that runs on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from benchmarks.drift.changes import CHANGES, HORIZON_ROWS, WARM_UP_ROWS
+from benchmarks.drift.streams import DAY_ROWS, live, reference
+
+from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.drift.budget import PERIODS, Budget
+from driftpost_sketches.drift.calibration import Calibration
+from driftpost_sketches.drift.detector import DriftDetector
+from driftpost_sketches.fitting import fit_numeric
+from driftpost_sketches.schema import Role, Schema
+from driftpost_sketches.transitions import Transitions
+from driftpost_sketches.window import Window
+
+FloatArray = npt.NDArray[np.float64]
+
+WINDOW_ROWS = 20
+WINDOW_S = PERIODS["day"] * WINDOW_ROWS / DAY_ROWS
+BUDGETS = (1000, 100, 10)  # false alarms per 1,000 device-days, the laxest first
+
+
+def calibrate(seed: int, source: str, device: int, purpose: str) -> Calibration:
+    """What a bundle would hold for this device."""
+    values = reference(seed, source, device, purpose)
+    schema = Schema([fit_numeric(f"x{i}", column, Role.INPUT) for i, column in enumerate(values.T)])
+    return Calibration.fit(schema, values)
+
+
+def detector_for(calibration: Calibration, budget: int) -> DriftDetector:
+    """A fresh detector at so many false alarms per 1,000 device-days."""
+    words = f"{budget} per 1,000 device-days"
+    return DriftDetector(calibration, Budget.parse(words).log_threshold(WINDOW_S))
+
+
+def windows(accumulator: WindowAccumulator, values: FloatArray) -> Iterator[tuple[Window, Transitions]]:
+    """Every whole window of some rows, in order."""
+    for start in range(0, len(values) - WINDOW_ROWS + 1, WINDOW_ROWS):
+        accumulator.update(values[start : start + WINDOW_ROWS])
+        yield accumulator.take()
+
+
+def false_alarms(seed: int, source: str, device: int, days: int) -> dict[int, int]:
+    """Alarms raised by budget while nothing changes, over days watched without a break.
+
+    A stricter budget asks for more evidence and charges the reference at least as much, so a device that is
+    silent at one budget is silent at every stricter one and need not be run again.
+    """
+    calibration = calibrate(seed, source, device, "null")
+    values = live(seed, source, device, "null", days * DAY_ROWS)
+    raised = dict.fromkeys(BUDGETS, 0)
+    for budget in BUDGETS:
+        detector = detector_for(calibration, budget)
+        for window, transitions in windows(WindowAccumulator(calibration.schema), values):
+            raised[budget] += sum(alarm.state == "raised" for alarm in detector.step(transitions, window))
+        if not raised[budget]:
+            break
+    return raised
+
+
+def too_short(seed: int, source: str, device: int, budget: int) -> list[str]:
+    """What the builder says about this reference at a budget; empty when it suffices."""
+    words = f"{budget} per 1,000 device-days"
+    return calibrate(seed, source, device, "null").short_for(Budget.parse(words), WINDOW_S)
+
+
+def delays(seed: int, source: str, device: int, budget: int, trials: int) -> dict[str, list[float]]:
+    """Rows from a change in one stream of thirty until an alarm names it; infinity where none does.
+
+    The change begins with a window. Trial k changes stream k of the same device; each begins from the state
+    that the detector has after the warm-up.
+    """
+    calibration = calibrate(seed, source, device, "delay")
+    detector = detector_for(calibration, budget)
+    values = live(seed, source, device, "delay", WARM_UP_ROWS + HORIZON_ROWS)
+    for window, transitions in windows(WindowAccumulator(calibration.schema), values[:WARM_UP_ROWS]):
+        detector.step(transitions, window)
+    state = detector.state_to_bytes()
+    found: dict[str, list[float]] = {name: [] for name in CHANGES}
+    for stream in range(trials):
+        peaceful = values[WARM_UP_ROWS:, stream].copy()
+        for name, change in CHANGES.items():
+            values[WARM_UP_ROWS:, stream] = change(peaceful, float(values[WARM_UP_ROWS - 1, stream]))
+            detector.restore(state)
+            found[name].append(_delay(calibration.schema, detector, values, f"x{stream}"))
+        values[WARM_UP_ROWS:, stream] = peaceful
+    return found
+
+
+def _delay(schema: Schema, detector: DriftDetector, values: FloatArray, stream: str) -> float:
+    accumulator = WindowAccumulator(schema)
+    # The last quiet window again, so that the first step of the change is counted as well.
+    accumulator.update(values[WARM_UP_ROWS - WINDOW_ROWS : WARM_UP_ROWS])
+    accumulator.take()
+    for at, (window, transitions) in enumerate(windows(accumulator, values[WARM_UP_ROWS:])):
+        for alarm in detector.step(transitions, window):
+            if alarm.state == "raised" and stream in dict(alarm.streams):
+                return float((at + 1) * WINDOW_ROWS)
+    return float("inf")

@@ -1,0 +1,145 @@
+"""The drift benchmark: false alarms and delays of driftpost and others, as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import click
+from benchmarks.drift import product, table
+from benchmarks.drift.peers import TRIALS_PER_DEVICE
+from benchmarks.drift.streams import DELAY_SOURCES, SOURCES
+
+STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
+COMPARED = 1000  # and the budget for the comparison with detectors that cannot be tuned lower
+PEER_SOURCES = ("iid", "ar5", "ar9")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: devices and days each for false alarms, changes, and the others' quiet days."""
+
+    devices: int
+    days: int
+    trials: int
+    peer_days: int
+
+
+FULL = Size(devices=100, days=10, trials=60, peer_days=10)
+QUICK = Size(devices=4, days=10, trials=10, peer_days=2)
+
+
+class Benchmark:
+    """One run; results gather in `metrics` while tables are printed."""
+
+    def __init__(self, seed: int, size: Size, pool: ProcessPoolExecutor) -> None:
+        self.seed, self.size, self._pool = seed, size, pool
+        self.metrics: list[dict[str, object]] = []
+
+    def false_alarms(self) -> None:
+        """Counts alarms of driftpost on every kind of stream while nothing changes."""
+        days = self.size.devices * self.size.days
+        counts: dict[str, dict[int, int]] = {}
+        warned: dict[str, dict[int, int]] = {}
+        for source in SOURCES:
+            found = self._devices(product.false_alarms, source, self.size.devices, self.size.days)
+            counts[source] = {b: sum(one[b] for one in found) for b in product.BUDGETS}
+            warned[source] = {b: len(product.too_short(self.seed, source, 0, b)) for b in product.BUDGETS}
+            for b, count in counts[source].items():
+                self._metric(f"fa.{source}.{b}", 1000 * count / days, "alarms per 1,000 device-days")
+                bound = table.upper_bound(count, days / 1000)
+                self._metric(f"fa_upper95.{source}.{b}", bound, "alarms per 1,000 device-days")
+            _say(f"{source}: {counts[source]}")
+        self._metric("fa.device_days", days, "device-days of each kind of stream")
+        print(f"\nFalse alarms per 1,000 device-days, {days} device-days of each kind of stream\n")
+        print(table.false_alarm_table(counts, days, warned))
+
+    def delays(self) -> None:
+        """Measures how soon driftpost finds changes, at the strict budget."""
+        found = {source: self._delays(source, STRICT) for source in DELAY_SOURCES}
+        for source, changes in found.items():
+            for change, rows in changes.items():
+                self._metric(f"delay.{source}.{change}", table.median(rows), "rows")
+        print(f"\nDelay in rows, median / 90th percentile of {self.size.trials} changes, "
+              f"at a budget of {STRICT} per 1,000 device-days (target: met or missed)\n")  # fmt: skip
+        print(table.delay_table(found))
+
+    def peers(self, python: Path) -> None:
+        """Measures the others beside driftpost, each at about one false alarm a device-day."""
+        for source in PEER_SOURCES:
+            command = [str(python), "-m", "benchmarks.drift.peers", str(self.seed), source,
+                       str(self.size.peer_days), str(self.size.trials)]  # fmt: skip
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            ours = self._delays(source, COMPARED)
+            measured = next(m["value"] for m in self.metrics if m["name"] == f"fa.{source}.{COMPARED}")
+            columns = {"driftpost": (f"{measured:.0f} (budget {COMPARED:,})", ours)}
+            usual = []
+            for name, result in json.loads(done.stdout).items():
+                rate = 1000 * result["usual"] / result["device_days"]
+                usual.append(f"{name} {rate:,.0f}")
+                self._metric(f"peer_fa.{source}.{name}", rate, "alarms per 1,000 device-days")
+                words, delays = f"not tuned (usual: {rate:,.0f})", {}
+                if result["tuned"] is not None:
+                    tuned = 1000 * result["tuned_alarms"] / result["device_days"]
+                    words = f"{tuned:,.0f} (setting {result['tuned']:.2g})"
+                    delays = {
+                        change: [float("inf") if row is None else row for row in rows]
+                        for change, rows in result["delays"].items()
+                    }
+                columns[name] = words, delays
+                for change, rows in delays.items():
+                    self._metric(f"peer_delay.{source}.{change}.{name}", table.median(rows), "rows")
+            print(f"\n{SOURCES[source].words}: everyone tuned to at most one false alarm a device-day, "
+                  f"measured on {self.size.peer_days} device-days (driftpost: as above)\n")  # fmt: skip
+            print(table.peer_table(columns))
+            print(f"\nAt their usual settings, false alarms per 1,000 device-days: {'; '.join(usual)}.")
+
+    def _delays(self, source: str, budget: int) -> dict[str, list[float]]:
+        devices = -(-self.size.trials // TRIALS_PER_DEVICE)
+        parts = self._devices(product.delays, source, devices, budget, TRIALS_PER_DEVICE)
+        _say(f"{source}: delays at {budget}")
+        return {change: [row for part in parts for row in part[change]] for change in parts[0]}
+
+    def _devices(self, task: Callable[..., Any], source: str, devices: int, *more: int) -> list[Any]:
+        fixed: Sequence[repeat[Any]] = [repeat(word) for word in more]
+        return list(self._pool.map(task, repeat(self.seed), repeat(source), range(devices), *fixed))
+
+    def _metric(self, name: str, value: float, unit: str) -> None:
+        self.metrics.append({"name": name, "value": value, "unit": unit})
+
+
+def _say(words: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {words}", err=True)
+
+
+@click.command()
+@click.option("--seed", type=int, required=True, help="Of all random numbers; take one that nobody tuned on.")
+@click.option("--quick", is_flag=True, help="Minutes instead of an hour: far fewer device-days and changes.")
+@click.option("--processes", type=int, default=os.cpu_count() or 1, show_default=True)
+@click.option("--peers-python", type=click.Path(path_type=Path, exists=True), required=True,
+              help="Runs the others; River's are left out where it has no River.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON list of results.")
+def main(seed: int, quick: bool, processes: int, peers_python: Path, out: Path) -> None:
+    """Measures false alarms and detection delays and prints them as Markdown tables."""
+    started = time.monotonic()
+    with ProcessPoolExecutor(processes) as pool:
+        benchmark = Benchmark(seed, QUICK if quick else FULL, pool)
+        benchmark.false_alarms()
+        benchmark.delays()
+        benchmark.peers(peers_python)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(benchmark.metrics, indent=1) + "\n", encoding="utf-8")
+    minutes = (time.monotonic() - started) / 60
+    print(f"\nSeed {seed}, {minutes:.0f} minutes in {processes} process(es); every number is in {out}.")
+
+
+if __name__ == "__main__":
+    main()
