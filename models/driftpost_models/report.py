@@ -18,6 +18,7 @@ _MAX_STREAM_LINES = 80
 """Lines of the table of streams; a thousand columns are not read by anyone."""
 
 _MAX_SHORT_LINES = 5
+_MAX_NAMES = 12
 
 
 def built_text(built: Built) -> str:
@@ -58,7 +59,8 @@ def grouped(notes: Sequence[str]) -> list[str]:
         groups.setdefault(key, []).append((stream, note))
     lines = []
     for (_, first), *others in groups.values():
-        names = ", ".join(stream for stream, _ in others)
+        names = ", ".join(stream for stream, _ in others[:_MAX_NAMES])
+        names += f" and {len(others) - _MAX_NAMES} more" if len(others) > _MAX_NAMES else ""
         lines.append(first + (f" (similarly {names})" if others else ""))
     return lines
 

@@ -88,9 +88,7 @@ def test_another_encoding_is_named_with_the_way_out(tmp_path: Path) -> None:
         list(open_table(path).blocks())
 
 
-def test_a_line_without_end_does_not_fill_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_LINE", 1000)
     with pytest.raises(TableRefused, match="more than 1,000 characters"):
         list(open_table(_write(tmp_path / "a.csv", "a\n" + "1" * 5000)).blocks())
@@ -184,7 +182,8 @@ def test_columns_are_what_their_values_say(tmp_path: Path) -> None:
     notes = " | ".join(learned.notes)
     for said in (
         "row: only ever rises", "time: points in time; left out", "serial: nearly every row",
-        "mode: 3 different whole numbers", "place: 2 different texts", "fixed: constant in the reference (4.5)",
+        "mode: 3 different whole numbers", "place: 2 different texts",
+        "fixed: constant in the reference (4.5)",
         "empty: no value",
     ):  # fmt: skip
         assert said in notes
@@ -212,7 +211,7 @@ def test_a_stray_text_among_numbers_is_refused_until_the_user_says_what_it_means
     values: list[object] = [*NUMBERS]
     values[17] = "ERR"
     path = _csv(tmp_path / "a.csv", {"level": values})
-    with pytest.raises(TableRefused, match="'ERR' in row 17.*--numeric level"):
+    with pytest.raises(TableRefused, match=r"'ERR' in row 17.*--numeric level"):
         _learned(path)
     learned = _learned(path, numeric=frozenset({"level"}))
     assert np.isnan(learned.values[:, 0]).sum() == 1
@@ -236,7 +235,10 @@ def test_live_cells_that_do_not_fit_are_counted_not_guessed(tmp_path: Path) -> N
     np.testing.assert_array_equal(encoder.encode(block), expected)
     notes = " | ".join(encoder.notes())
     assert "level: 1 cells of b.csv are no numbers" in notes
-    assert "place: 1 cells of b.csv hold texts that the reference does not have (the first is 'cave' in row 1)" in notes
+    assert (
+        "place: 1 cells of b.csv hold texts that the reference does not have (the first is 'cave' in row 1)"
+        in notes
+    )
     assert "mode: 1 cells" in notes
 
 

@@ -25,6 +25,7 @@ MAX_PANELS = 8
 _WIDTH, _PANEL, _EVIDENCE = 11.0, 1.75, 2.1  # inches
 _DPI = 130
 _BAND = (0.01, 0.99)
+_ROOM = 1.0  # ranges of band and line that rows beyond them may take on either side
 _LONGEST_NAME = 40
 # Colours that a colour-blind reader can tell apart, and that survive grey print (Okabe and Ito 2008).
 _BLUE, _SKY, _RED, _GREEN, _GREY = "#0072b2", "#56b4e9", "#d55e00", "#009e73", "#8a8a8a"
@@ -72,8 +73,8 @@ def draw(replay: Replay, path: Path) -> None:
     )[:, 0]
     # A step's value holds for its whole window, up to where the next one begins.
     rows = np.array([p.start for p in points] + [replay.rows], dtype=np.float64)
-    for axes, name in zip(panels, names, strict=False):
-        _stream(axes, replay, name, rows, by_stream[name])
+    for place, name in enumerate(names):
+        _stream(panels[place], replay, name, rows, by_stream[name], legend=place == 0)
     _evidence(panels[-1], replay, rows)
     figure.suptitle(_title(replay, len(by_stream) - len(names)), fontsize=11, x=0.01, ha="left")
     figure.savefig(path, format="png")
@@ -82,14 +83,16 @@ def draw(replay: Replay, path: Path) -> None:
 def _title(replay: Replay, left_out: int) -> str:
     count = len(replay.findings)
     said = "no finding" if not count else f"{count} finding{'s' * (count > 1)}"
-    more = f"; {left_out} more streams with findings are not drawn" if left_out > 0 else ""
+    more = f"; {left_out} more streams named in them are not drawn" if left_out > 0 else ""
     return (
         f"{replay.rows:,} rows against a reference of {replay.calibration.baseline.rows:,}: {said} "
         f"at a budget of {replay.budget}{more}"
     )
 
 
-def _stream(axes: Axes, replay: Replay, name: str, rows: Numbers, findings: list[Finding]) -> None:
+def _stream(
+    axes: Axes, replay: Replay, name: str, rows: Numbers, findings: list[Finding], *, legend: bool
+) -> None:
     schema = replay.calibration.schema
     index = schema.index(name)
     assert replay.trace is not None
@@ -117,7 +120,22 @@ def _stream(axes: Axes, replay: Replay, name: str, rows: Numbers, findings: list
         fontsize=9.5, loc="left",
     )  # fmt: skip
     _tidy(axes)
-    axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False)
+    if course.band is not None:
+        _focus(axes, np.append(course.middle, [*course.band, course.usual]), course)
+    if legend:
+        axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False)
+
+
+def _focus(axes: Axes, shown: Numbers, course: _Course) -> None:
+    """Keep single wild rows from flattening everything else: the axis follows band and line."""
+    low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    room = _ROOM * (high - low)
+    if course.low is not None and course.high is not None and room > 0:
+        lowest, highest = float(np.nanmin(course.low)), float(np.nanmax(course.high))
+        axes.set_ylim(
+            max(low - room, min(lowest, low) - 0.05 * room),
+            min(high + room, max(highest, high) + 0.05 * room),
+        )
 
 
 def _said(finding: Finding, stream: str) -> str:
