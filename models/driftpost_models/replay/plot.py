@@ -132,10 +132,8 @@ def _focus(axes: Axes, shown: Numbers, course: _Course) -> None:
     room = _ROOM * (high - low)
     if course.low is not None and course.high is not None and room > 0:
         lowest, highest = float(np.nanmin(course.low)), float(np.nanmax(course.high))
-        axes.set_ylim(
-            max(low - room, min(lowest, low) - 0.05 * room),
-            min(high + room, max(highest, high) + 0.05 * room),
-        )
+        bottom = max(low - room, min(lowest, low) - 0.05 * room)
+        axes.set_ylim(bottom, min(high + room, max(highest, high) + 0.05 * room))
 
 
 def _said(finding: Finding, stream: str) -> str:
