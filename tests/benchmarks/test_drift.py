@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+from benchmarks.drift import product, table
+from benchmarks.drift.changes import CHANGES, WORDS
+from benchmarks.drift.peers import ks_alarms, psi_alarms
+from benchmarks.drift.streams import DAY_ROWS, SOURCES, live
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_stream_has_zero_mean_and_unit_variance(source):
+    values = SOURCES[source].simulate(np.random.default_rng(1), 2 * DAY_ROWS, 8)
+    assert values.shape == (2 * DAY_ROWS, 8)
+    assert abs(values.mean()) < 0.05
+    assert values.std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_device_sees_the_same_rows_whoever_asks_and_another_device_others():
+    assert np.array_equal(live(1, "iid", 0, "null", 50), live(1, "iid", 0, "null", 50))
+    assert not np.array_equal(live(1, "iid", 0, "null", 50), live(1, "iid", 1, "null", 50))
+    assert not np.array_equal(live(1, "iid", 0, "null", 50), live(2, "iid", 0, "null", 50))
+
+
+def test_every_change_has_words_and_keeps_the_number_of_rows():
+    assert list(CHANGES) == list(WORDS)
+    assert all(change(np.zeros(7), 0.5).shape == (7,) for change in CHANGES.values())
+
+
+def test_poisson_bounds_are_the_textbook_ones():
+    assert table.upper_bound(0, 1.0) == pytest.approx(math.log(20), rel=1e-6)
+    assert table.upper_bound(3, 1.0) == pytest.approx(7.754, abs=1e-3)
+    assert table.lower_bound(3, 1.0) == pytest.approx(0.8177, abs=1e-4)
+    assert table.lower_bound(0, 1.0) == 0.0
+
+
+def test_a_verdict_needs_enough_device_days():
+    assert table.verdict(0, 40, 10) == "open"
+    assert table.verdict(0, 400, 10) == "kept"
+    assert table.verdict(12, 400, 10) == "BROKEN"
+
+
+def test_delays_that_were_missed_count_as_beyond_the_horizon():
+    assert table.rows_in_words([20.0, 40.0, math.inf]) == "40 / >40,000"
+    assert table.median([math.inf, math.inf, 20.0]) == 40_000
+
+
+def test_the_windowed_tests_keep_their_level_and_find_a_shift():
+    rng = np.random.default_rng(2)
+    known, quiet = rng.normal(size=10_000), rng.normal(size=200_000)
+    assert 0.03 < len(ks_alarms(known, quiet, 0.05)) / 2_000 < 0.07
+    assert ks_alarms(known, quiet + 1.0, 1e-3)[0] == 100
+    assert psi_alarms(known, quiet + 1.0, 0.3)[0] == 100
+
+
+def test_false_alarms_are_counted_at_every_budget():
+    raised = product.false_alarms(1, "iidshort", 0, 1)
+    assert list(raised) == [1000, 100, 10]
+    assert raised[1000] >= raised[100] >= raised[10]
