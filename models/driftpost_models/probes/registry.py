@@ -20,7 +20,7 @@ def probe_kinds() -> Mapping[str, type[Probe]]:
     found: dict[str, type[Probe]] = {}
     for module in pkgutil.iter_modules(probes.__path__):
         for value in vars(importlib.import_module(f"{probes.__name__}.{module.name}")).values():
-            # Python 3.10 takes an alias such as `dict[str, Array]` for a type, and then refuses to compare it.
+            # Python 3.10 takes an alias such as `dict[str, int]` for a type, and then refuses to compare it.
             is_class = isinstance(value, type) and get_origin(value) is None
             if is_class and issubclass(value, Probe) and value is not Probe:
                 found[value.kind] = value
