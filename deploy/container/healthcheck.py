@@ -1,7 +1,7 @@
 """Ask the agent in this container whether it lives: exit status 0 when `/v2/health/live` answers 200.
 
-Uses nothing beyond the standard library and reads only the listening address from the agent's configuration,
-so a probe every half minute costs a small board little.
+Imports nothing of the agent's and reads only the listening address from its configuration, so a probe every
+half minute costs a small board little.
 """
 
 import http.client
