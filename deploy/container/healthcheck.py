@@ -8,7 +8,10 @@ import http.client
 import sys
 from pathlib import Path
 
-import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # a board without the image
+    import tomli as tomllib
 
 # The answer is a constant once the daemon serves; five seconds is a stuck process, not a slow board.
 TIMEOUT_S = 5.0
