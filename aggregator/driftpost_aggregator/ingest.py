@@ -6,15 +6,18 @@ acknowledgement left, they send again too, and `seen` recognises it. Either way 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from driftpost_aggregator.batch import Batch, Incoming, Reply
 from driftpost_aggregator.registry import Registry
 from driftpost_aggregator.store.database import writing
-from driftpost_sketches.errors import SketchError
+
+log = logging.getLogger(__name__)
 
 
 class Ingest:
@@ -47,27 +50,47 @@ class Ingest:
     def take(self, batch: Sequence[Incoming]) -> list[Reply]:
         """Commit a batch and say what to acknowledge.
 
-        A message that makes the database or a merge fail by itself is found by halving the batch, and goes to
-        quarantine: one hostile device can not keep the others from being counted.
+        A message that makes the database, a merge or this program fail by itself is found by halving the
+        batch, and goes to quarantine: one hostile device, or one mistake of ours, can not keep the others
+        from being counted. One that can not even be set aside is left out, unacknowledged.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the database is not usable now (disk full, locked, down); nothing was
-                committed, so take the batch again later.
+            sqlalchemy.exc.DBAPIError: the database is not usable now (disk full, locked, down); take the
+                whole batch again later, what of it was committed is recognised.
+            OSError, MemoryError, sqlalchemy.exc.TimeoutError: this machine is in trouble, not a message.
         """
         if not batch:
             return []
         try:
             return self._commit(batch)
-        except (SketchError, StatementError, OverflowError, UnicodeError) as error:
-            # What was rolled back must not be remembered as registered.
+        except (DataError, IntegrityError) as error:
+            # What the database says about values is a message's fault; its own troubles are not.
+            return self._halved(batch, error)
+        except (DBAPIError, PoolTimeout, OSError, MemoryError):
             self._registry = Registry()
-            # The database's own troubles are no message's fault; what it says about values is.
-            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
-                raise
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                return [*self.take(batch[:middle]), *self.take(batch[middle:])]
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the other messages must count
+            return self._halved(batch, error)
+
+    def _halved(self, batch: Sequence[Incoming], error: Exception) -> list[Reply]:
+        """Take a failed batch in parts, or set its only message aside."""
+        # What was rolled back must not be remembered as registered.
+        self._registry = Registry()
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return [*self.take(batch[:middle]), *self.take(batch[middle:])]
+        log.warning("a message on %r can not be stored", batch[0].topic, exc_info=error)
+        try:
             return self._commit(batch, refuse=f"can not be stored: {type(error).__name__}")
+        except (DBAPIError, PoolTimeout, OSError, MemoryError):
+            self._registry = Registry()
+            raise
+        except Exception:
+            self._registry = Registry()
+            log.exception(
+                "a message on %r can not even be set aside; its device will repeat it", batch[0].topic
+            )
+            return []
 
     def _commit(self, batch: Sequence[Incoming], *, refuse: str | None = None) -> list[Reply]:
         with writing(self._engine) as connection:

@@ -10,11 +10,10 @@ import time
 import uuid
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
-from driftpost_aggregator.batch import Incoming
 from driftpost_aggregator.delivery import deliver_due
 from driftpost_aggregator.ingest import Ingest
+from driftpost_aggregator.intake import Intake
 from driftpost_aggregator.loop import Loop
 from driftpost_aggregator.retrain import request_retraining
 from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget, targets
@@ -34,10 +33,6 @@ log = logging.getLogger(__name__)
 # A loop that made no progress for this long keeps the watchdog from being fed, seconds: longer than the
 # slowest honest round (a webhook's timeout, a busy database), shorter than any patience.
 STALLED_S = 120.0
-# Longest wait for a message before the ingest shows progress again, seconds.
-TAKE_S = 0.5
-# Waits between attempts at a batch that the database would not take, seconds.
-RETRY_S = 1.0
 # Between looks at what is due for delivery, seconds.
 DELIVERY_S = 1.0
 # For all threads together to end, seconds; systemd's own patience is 90.
@@ -61,7 +56,6 @@ class Aggregator:
         self._policy = RetrainPolicy.from_settings(settings)
         self._targets = targets(settings)
         self._public_url = settings.optional("web.public_url", str)
-        self._batch = settings.integer("ingest.batch_messages")
         self._interval_s = settings.number("triage.interval_s")
         self._random = random.SystemRandom()
         options = WebOptions.from_settings(settings)
@@ -70,7 +64,7 @@ class Aggregator:
             for revision in migrate(self.engine):
                 log.info("database migrated to %s", revision)
             bucket_s = settings.integer("rollups.bucket_s")
-            self._ingest = Ingest(
+            ingest = Ingest(
                 self.engine,
                 fleet=self._fleet,
                 bucket_s=bucket_s,
@@ -96,12 +90,13 @@ class Aggregator:
                 exit_event=exit_event,
                 group=settings.optional("mqtt.share_group", str),
             )
+            intake = Intake(self.link, ingest, settings.integer("ingest.batch_messages"), exit_event)
             self.web = WebServer(self.engine, options, exit_event)
         except BaseException:
             self.engine.dispose()
             raise
         self.loops = (
-            Loop("ingest", self._take, exit_event),
+            Loop("ingest", intake.round, exit_event),
             Loop("triage", self._judge, exit_event),
             Loop("delivery", self._deliver, exit_event),
         )
@@ -170,25 +165,6 @@ class Aggregator:
         if late:
             log.error("did not end in time: %s", ", ".join(late))
         self.engine.dispose()
-
-    def _take(self) -> float:
-        deliveries = self.link.take(self._batch, TAKE_S)
-        if not deliveries:
-            return 0.0
-        batch = [Incoming(one.topic, one.payload, one.wall) for one in deliveries]
-        while True:
-            try:
-                replies = self._ingest.take(batch)
-                break
-            except DBAPIError as error:
-                # Nothing was committed, so nothing is acknowledged; the broker holds back what comes next.
-                log.error("the database does not take messages now: %s", error)
-                if self._exit.wait(RETRY_S):
-                    return 0.0
-        self.link.done(deliveries)
-        for reply in replies:
-            self.link.answer(reply.device, reply.ack)
-        return 0.0
 
     def _judge(self) -> float:
         self._triage.round()

@@ -523,6 +523,72 @@ def test_a_message_that_breaks_the_transaction_is_found_and_the_others_count(
     assert "can not be stored" in reasons(engine)[0]
 
 
+def test_a_mistake_of_ours_about_one_message_sets_it_aside_and_the_others_count(
+    ingest: Ingest,
+    engine: Engine,
+    bundle: PaperBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fleet = [PaperDevice(f"m{index}") for index in range(5)]
+    ingest.take([up(fleet[0], [describe(fleet[0], bundle)])])
+    real = ingest_module.Batch._window
+
+    def window(self: ingest_module.Batch, place: object, body: WindowBody) -> None:
+        if place.device == "m3":  # type: ignore[attr-defined]  # a place is private to its module
+            raise KeyError("nobody foresaw this")
+        real(self, place, body)  # type: ignore[arg-type]  # see above
+
+    monkeypatch.setattr(ingest_module.Batch, "_window", window)
+    replies = ingest.take([up(device, some_windows(device, bundle, 2)) for device in fleet])
+    assert {reply.device for reply in replies if reply.ack.refused} == {"m3"}
+    assert totals(engine)["fleet"] == (8, 400)
+    assert reasons(engine)[0] == "can not be stored: KeyError"
+    assert "nobody foresaw this" in caplog.text
+
+
+def test_a_message_that_can_not_even_be_set_aside_does_not_keep_the_others_from_counting(
+    ingest: Ingest,
+    engine: Engine,
+    bundle: PaperBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fleet = [PaperDevice(f"m{index}") for index in range(5)]
+    ingest.take([up(fleet[0], [describe(fleet[0], bundle)])])
+    real = ingest_module.Batch.add
+
+    def add(self: ingest_module.Batch, incoming: Incoming, refuse: str | None) -> None:
+        if incoming.topic == fleet[3].identity.up:
+            raise KeyError("nobody foresaw this")
+        real(self, incoming, refuse)
+
+    monkeypatch.setattr(ingest_module.Batch, "add", add)
+    replies = ingest.take([up(device, some_windows(device, bundle, 2)) for device in fleet])
+    assert {reply.device for reply in replies} == {"m0", "m1", "m2", "m4"}
+    assert totals(engine)["fleet"] == (8, 400)
+    assert "can not even be set aside" in caplog.text
+
+
+@pytest.mark.parametrize("trouble", [MemoryError(), OSError(28, "No space left on device")])
+def test_no_message_is_blamed_for_a_machine_in_trouble(
+    ingest: Ingest,
+    engine: Engine,
+    bundle: PaperBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+) -> None:
+    device = PaperDevice("m1")
+
+    def finish(self: ingest_module.Batch) -> list[Reply]:
+        raise trouble
+
+    monkeypatch.setattr(ingest_module.Batch, "finish", finish)
+    with pytest.raises(type(trouble)):
+        ingest.take([up(device, [describe(device, bundle), *some_windows(device, bundle, 2)])])
+    assert reasons(engine) == []
+
+
 def test_what_is_refused_for_its_number_leaves_no_trace(
     ingest: Ingest, engine: Engine, bundle: PaperBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
