@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,12 @@ class Benchmark:
         self.seed, self.size, self._pool = seed, size, pool
         self.metrics: list[dict[str, object]] = []
 
-    def false_alarms(self) -> None:
-        """Counts alarms of driftpost on every kind of stream while nothing changes."""
+    def false_alarms(self, sources: Sequence[str]) -> None:
+        """Counts alarms of driftpost on these kinds of streams while nothing changes."""
         days = self.size.devices * self.size.days
         counts: dict[str, dict[int, int]] = {}
         warned: dict[str, dict[int, int]] = {}
-        for source in SOURCES:
+        for source in sources:
             found = self._devices(product.false_alarms, source, self.size.devices, self.size.days)
             counts[source] = {b: sum(one[b] for one in found) for b in product.BUDGETS}
             warned[source] = {b: len(product.too_short(self.seed, source, 0, b)) for b in product.BUDGETS}
@@ -124,17 +124,29 @@ def _say(words: str) -> None:
 @click.option("--seed", type=int, required=True, help="Of all random numbers; take one that nobody tuned on.")
 @click.option("--quick", is_flag=True, help="Minutes instead of an hour: far fewer device-days and changes.")
 @click.option("--processes", type=int, default=os.cpu_count() or 1, show_default=True)
-@click.option("--peers-python", type=click.Path(path_type=Path, exists=True), required=True,
-              help="Runs the others; River's are left out where it has no River.")  # fmt: skip
+@click.option("--peers-python", type=click.Path(path_type=Path, exists=True),
+              help="Runs the other detectors, River's if it has River; without it they are left out.")  # fmt: skip
+@click.option("--null-devices", type=click.IntRange(min=1),
+              help="Only count false alarms, on so many devices of ten days each.")  # fmt: skip
+@click.option("--source", "sources", type=click.Choice(list(SOURCES)), multiple=True, default=list(SOURCES),
+              help="Count false alarms on this kind of stream (may be repeated).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON list of results.")
-def main(seed: int, quick: bool, processes: int, peers_python: Path, out: Path) -> None:
+def main(
+    *, seed: int, quick: bool, processes: int, peers_python: Path | None, null_devices: int | None,
+    sources: tuple[str, ...], out: Path,
+) -> None:  # fmt: skip
     """Measures false alarms and detection delays and prints them as Markdown tables."""
     started = time.monotonic()
+    size = QUICK if quick else FULL
+    if null_devices is not None:
+        size = replace(size, devices=null_devices)
     with ProcessPoolExecutor(processes) as pool:
-        benchmark = Benchmark(seed, QUICK if quick else FULL, pool)
-        benchmark.false_alarms()
-        benchmark.delays()
-        benchmark.peers(peers_python)
+        benchmark = Benchmark(seed, size, pool)
+        benchmark.false_alarms(sources)
+        if null_devices is None:
+            benchmark.delays()
+            if peers_python is not None:
+                benchmark.peers(peers_python)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(benchmark.metrics, indent=1) + "\n", encoding="utf-8")
     minutes = (time.monotonic() - started) / 60
