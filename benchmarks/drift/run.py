@@ -125,7 +125,7 @@ def _say(words: str) -> None:
 @click.option("--quick", is_flag=True, help="Minutes instead of an hour: far fewer device-days and changes.")
 @click.option("--processes", type=int, default=os.cpu_count() or 1, show_default=True)
 @click.option("--peers-python", type=click.Path(path_type=Path, exists=True),
-              help="Runs the other detectors, River's if it has River; without it they are left out.")  # fmt: skip
+              help="Runs the other detectors (River's if it has River).")  # fmt: skip
 @click.option("--null-devices", type=click.IntRange(min=1),
               help="Only count false alarms, on so many devices of ten days each.")  # fmt: skip
 @click.option("--source", "sources", type=click.Choice(list(SOURCES)), multiple=True, default=list(SOURCES),
