@@ -28,7 +28,8 @@ from driftpost_sync.messages import DescribeBody
 OWNER = "file"
 # Shorter windows than this are a mistake in units, seconds.
 MIN_WINDOW_S = 0.05
-MAX_WINDOW_S = 30 * 86_400.0
+# The longest that a bundle can be built with, seconds. What is merged waits this long to be tested.
+MAX_WINDOW_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ def check(body: DescribeBody) -> KnownBundle:
     if baseline.rows <= 0:
         raise rejected("its baseline holds no rows")
     if not MIN_WINDOW_S <= body.window_s <= MAX_WINDOW_S:
-        raise rejected(f"windows of {body.window_s:g} s are not within {MIN_WINDOW_S:g} s .. 30 days")
+        raise rejected(
+            f"windows of {body.window_s:g} s are not within {MIN_WINDOW_S:g} s .. {MAX_WINDOW_S:g} s"
+        )
     tracked = {schema.streams[index].name for index in schema.tracked_streams}
     for name, values in (("tau", body.tau), ("n_ref", body.n_ref)):
         missing = sorted(tracked - set(values))

@@ -81,7 +81,7 @@ TABLE = SettingsTable(
             3.0,
             "windows",
             "wait after new evidence before an incident's scope is fixed, so that devices of one cohort that "
-            "alarm some windows apart become one incident",
+            "alarm some windows apart become one incident; a window counts as an hour at most",
             minimum=0,
             maximum=1_000,
         ),

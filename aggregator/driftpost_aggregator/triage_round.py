@@ -19,6 +19,9 @@ from driftpost_sketches.drift.budget import Budget
 
 # The settling time where no bundle says how long a window is, seconds: findings about devices themselves.
 DEVICE_WINDOW_S = 60.0
+# Longer windows than this count as this long for the settling time, seconds. The first device to describe a
+# bundle is believed, and may claim any length: that may delay incidents by hours, not silence their model.
+MAX_SETTLING_WINDOW_S = 3_600.0
 # Workers that share one PostgreSQL write incidents one after the other: this arbitrary number is their lock.
 _TRIAGE_LOCK = 0x6472_6969
 
@@ -116,7 +119,7 @@ class Triage:
             causes,
             self._incidents(connection, model, around.attributes, watched, now_ms),
             now_ms=now_ms,
-            settle_ms=int(self._settle_windows * window_s * 1000),
+            settle_ms=int(self._settle_windows * min(window_s, MAX_SETTLING_WINDOW_S) * 1000),
             reopen_ms=self._reopen_ms,
         )
 

@@ -13,9 +13,10 @@ from sqlalchemy import Engine, RowMapping, select
 from driftpost_aggregator import audit, incidents
 from driftpost_aggregator.batch import Incoming
 from driftpost_aggregator.ingest import Ingest
+from driftpost_aggregator.registry import MAX_WINDOW_S
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading
-from driftpost_aggregator.triage_round import Triage
+from driftpost_aggregator.triage_round import MAX_SETTLING_WINDOW_S, Triage
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.window import MAX_COUNT
 from paper_fleet import FLEET, NOW, WINDOW_S, PaperBundle, PaperDevice, draw, make_bundle
@@ -535,3 +536,16 @@ def test_a_device_that_claims_impossible_counts_does_not_keep_the_others_from_be
     for _ in range(4):
         fleet.step(stuck={1: "brightness"})
     assert "m1" in {row["scope_key"] for row in fleet.incidents()}
+
+
+def test_a_device_that_describes_day_long_windows_first_does_not_silence_its_model(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    claimed = replace(bundle, describe=replace(bundle.describe, window_s=MAX_WINDOW_S))
+    fleet = Fleet(engine, claimed, [{"camera": "A"}, {"camera": "B"}])
+    fleet.step(findings=[(1, {"kind": "stuck", "streams": [("brightness", 1.0)]})], stuck={1: "brightness"})
+    fleet.step(stuck={1: "brightness"})
+    assert fleet.incidents() == []
+    fleet.now += int(3.0 * MAX_SETTLING_WINDOW_S * 1000)
+    fleet.step(stuck={1: "brightness"})
+    assert [one["scope_key"] for one in fleet.incidents()] == ["m1"]
