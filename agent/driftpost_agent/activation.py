@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from driftpost_models.bundle import Bundle
-
 from driftpost_agent.errors import ActivationFailed
+from driftpost_models.bundle import Bundle
 from driftpost_models.errors import BundleError, BundleUntrusted, ModelError
 from driftpost_models.runtime import Runtime
 from driftpost_models.signing import PublicKey
@@ -31,6 +30,8 @@ MAX_POINTER_BYTES = 4096
 # Installed bundles that are kept: the active one and its predecessor, to which a device can go back offline.
 KEPT_BUNDLES = 2
 
+# What tells one writing of the pointer file from another: inode and time of change in ns.
+PointerStamp = tuple[int, int]
 StartRuntime = Callable[[Bundle], Runtime]
 
 
@@ -86,6 +87,14 @@ class Activation:
                 "the pointer to the active bundle can't be read, the configured one is used: %s", error
             )
             return None
+
+    def stamp(self) -> PointerStamp | None:
+        """Changes whenever the pointer is written, also with the same content; None where there is none."""
+        try:
+            found = (self._folder / "active.json").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def verify(self, path: Path) -> Bundle:
         """Open a bundle, checking every hash and its signature.

@@ -87,6 +87,9 @@ def activate(bundle: Path, config: Path) -> None:
         allow_unsigned=settings.flag("model.allow_unsigned"),
         start=loader(settings),
     )
+    # An earlier attempt with the same bundle has its line in the history as well.
+    history = _status_if_running(settings).get("activations", [])
+    before = history[0]["number"] if history else 0
     activated = activation.activate(bundle)
     click.echo(f"verified and tested: {activated.name} {activated.version} ({activated.id[:12]})")
     try:
@@ -100,9 +103,13 @@ def activate(bundle: Path, config: Path) -> None:
         if document["model"].get("bundle") == activated.id:
             click.echo("The running agent serves it now.")
             return
-        latest = document["activations"][:1]
-        if latest and latest[0]["bundle"] == activated.id and latest[0]["outcome"] == "rolled back":
-            raise click.ClickException(f"the agent went back to the bundle before: {latest[0]['detail']}")
+        for entry in document["activations"]:
+            if (
+                entry["number"] > before
+                and entry["bundle"] == activated.id
+                and entry["outcome"] == "rolled back"
+            ):
+                raise click.ClickException(f"the agent went back to the bundle before: {entry['detail']}")
         time.sleep(0.2)
     raise click.ClickException(
         f"the agent did not change over within {ACTIVATION_WAIT_S:.0f} s; "
@@ -139,3 +146,10 @@ def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker:
 
 def _status(settings: Settings) -> dict[str, Any]:
     return fetch_status(settings.text("server.host"), settings.integer("server.port"))
+
+
+def _status_if_running(settings: Settings) -> dict[str, Any]:
+    try:
+        return _status(settings)
+    except DaemonUnreachable:
+        return {}

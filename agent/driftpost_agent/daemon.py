@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from driftpost_agent import status
-from driftpost_agent.activation import Activation
+from driftpost_agent.activation import Activation, PointerStamp
 from driftpost_agent.description import description
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
 from driftpost_agent.footprint import footprint
@@ -113,7 +114,9 @@ class Daemon:
         self._serving: Serving | None = None
         self._watch = ModelWatch(self._findings, monotonic)
         self._self_test_problem = ""
-        self._refused_pointer = ""
+        # Why another bundle serves than the one that was asked for, "" while that is not so.
+        self._bundle_problem = ""
+        self._refused: PointerStamp | None = None
         self._said = ""
         self._link_exit = threading.Event()
         self._uplink: Uplink | None = None
@@ -214,10 +217,19 @@ class Daemon:
             )
         bundle, problem = self._activation.at_start(settings.path("model.bundle"))
         if problem:
-            self._findings.raise_(ROLLED_BACK, problem, bundle.id)
             self._store.record_activation(bundle.id, bundle.name, bundle.version, "kept", problem)
-        self._replay_golden(bundle)
-        self._serve(bundle, "started")
+        try:
+            runtime = self._started_model(bundle)
+        except ActivationFailed as error:
+            # A board whose runtime was changed may refuse what it served yesterday; the bundle before may do.
+            log.error("%s", error)
+            problem = f"{problem}; {error}" if problem else str(error)
+            self._store.record_activation(bundle.id, bundle.name, bundle.version, "rolled back", str(error))
+            bundle = self._activation.roll_back(bundle.id, error.problem)
+            runtime = self._started_model(bundle)
+        if problem:
+            self._served_instead(bundle, problem)
+        self._serve(bundle, "started", runtime)
         self._findings.settle()
         self._server = self._open_server()
         self._spawn("driftpost-server", self._server.serve_forever)
@@ -314,28 +326,33 @@ class Daemon:
             self._self_test_problem = error.problem
             self._findings.raise_(SELF_TEST_FAILED, error.problem, bundle.id)
 
-    def _serve(self, bundle: Bundle, outcome: str) -> None:
-        """Make a bundle the one that is served, and let the one before go."""
-        policy = self._policy(bundle)
+    def _started_model(self, bundle: Bundle) -> Runtime:
+        """The bundle's model, tested on this hardware and started to serve.
+
+        Raises:
+            ActivationFailed: it does not start here.
+        """
+        self._replay_golden(bundle)
+        return self._loaded(bundle)
+
+    def _loaded(self, bundle: Bundle) -> Runtime:
         try:
-            runtime = self._start_runtime(bundle)
+            return self._start_runtime(bundle)
         except ModelError as error:
             raise ActivationFailed(bundle.name, "start", str(error)) from error
-        guard = Guard(
-            bundle,
-            runtime,
-            store=self._store,
-            fallback=self._start_fallback(policy),
-            policy=policy,
-            clock=self._clock,
-            window_seconds=self._settings.optional("windows.seconds", float),
-            window_rows=self._settings.optional("windows.rows", int),
-            flush_seconds=self._settings.number("windows.flush_seconds"),
-            on_window=lambda _: self._wake_uplink(),
-            on_failure=self._model_failed,
-            progress=self._recorder_beat.beat,
-            meter=self._meter,
-        )
+
+    def _served_instead(self, bundle: Bundle, problem: str) -> None:
+        """Another bundle serves than was asked for: say so until one is activated."""
+        self._bundle_problem = f"{bundle.name} {bundle.version} serves instead: {problem}"
+        log.warning("%s", self._bundle_problem)
+        self._findings.raise_(ROLLED_BACK, self._bundle_problem, bundle.id)
+
+    def _serve(self, bundle: Bundle, outcome: str, runtime: Runtime) -> None:
+        """Make a bundle the one that is served by a started model, and let the one before go."""
+        with ExitStack() as undo:
+            undo.callback(runtime.close)
+            guard = self._guard(bundle, runtime)
+            undo.pop_all()
         before, self._serving = self._serving, Serving(bundle, guard)
         if self._uplink is not None:
             self._uplink.active(bundle.id, bundle.schema.id, f"{runtime.version} {runtime.provider}")
@@ -351,6 +368,24 @@ class Daemon:
                 before.guard.close()
                 before.guard.checks.abandon(f"{bundle.name} {bundle.version} was activated instead")
 
+    def _guard(self, bundle: Bundle, runtime: Runtime) -> Guard:
+        policy = self._policy(bundle)
+        return Guard(
+            bundle,
+            runtime,
+            store=self._store,
+            fallback=self._start_fallback(policy),
+            policy=policy,
+            clock=self._clock,
+            window_seconds=self._settings.optional("windows.seconds", float),
+            window_rows=self._settings.optional("windows.rows", int),
+            flush_seconds=self._settings.number("windows.flush_seconds"),
+            on_window=lambda _: self._wake_uplink(),
+            on_failure=self._model_failed,
+            progress=self._recorder_beat.beat,
+            meter=self._meter,
+        )
+
     def _start_fallback(self, policy: Policy) -> Runtime | None:
         path = self._settings.optional("model.fallback", Path)
         if path is not None:
@@ -365,20 +400,28 @@ class Daemon:
 
     def _follow_pointer(self) -> None:
         """Serve what the pointer names when a command has moved it; go back when that does not start."""
-        pointer, serving = self._activation.pointer(), self._serving
-        if pointer is None or serving is None or pointer.active in (serving.bundle.id, self._refused_pointer):
+        # The stamp first: a pointer that is moved in between is then looked at again.
+        stamp, serving = self._activation.stamp(), self._serving
+        if serving is None or stamp is None or stamp == self._refused:
+            return
+        pointer = self._activation.pointer()
+        if pointer is None or pointer.active == serving.bundle.id:
             return
         try:
             bundle = self._activation.verify(self._activation.installed(pointer.active))
-            self._serve(bundle, "activated")
-            self._self_test_problem = ""
+            self._serve(bundle, "activated", self._loaded(bundle))
         except (ActivationFailed, ModelError, ConfigError) as error:
             log.error("%s", error)
-            # Whatever becomes of the pointer, this bundle is not tried again before the next start.
-            self._refused_pointer = pointer.active
-            self._activation.roll_back(pointer.active, str(error))
-            self._store.record_activation(pointer.active, "", "", "rolled back", str(error))
-            self._findings.raise_(ROLLED_BACK, str(error), serving.bundle.id)
+            # Not tried again until somebody activates anew, also where the pointer can't be moved back.
+            self._refused = stamp
+            try:
+                self._activation.roll_back(pointer.active, str(error))
+            finally:
+                self._store.record_activation(pointer.active, "", "", "rolled back", str(error))
+                self._served_instead(serving.bundle, str(error))
+        else:
+            self._self_test_problem = self._bundle_problem = ""
+            self._findings.clear(ROLLED_BACK, f"{bundle.name} {bundle.version} was activated")
 
     def _policy(self, bundle: Bundle) -> Policy:
         changes = {
@@ -428,6 +471,7 @@ class Daemon:
                 link_problem=problem,
                 link_down_s=down_s,
                 self_test_problem=self._self_test_problem,
+                bundle_problem=self._bundle_problem,
             )
         )
 

@@ -62,6 +62,7 @@ class Signs:
         link_problem: why nothing reaches the aggregator, "" when it does or none is wanted.
         link_down_s: how long that has been so, seconds.
         self_test_problem: what differed when the golden inputs were replayed at start, "" if nothing.
+        bundle_problem: why another bundle serves than the one that was asked for, "" while that is not so.
     """
 
     serving: bool
@@ -71,6 +72,7 @@ class Signs:
     link_problem: str = ""
     link_down_s: float = 0.0
     self_test_problem: str = ""
+    bundle_problem: str = ""
 
 
 # Seconds without the aggregator before it shows in the health: reconnects and restarts of a broker pass.
@@ -85,6 +87,8 @@ def assess(signs: Signs) -> tuple[Health, tuple[str, ...]]:
         (degraded if signs.serving else failing).append(signs.model_problem)
     elif not signs.serving and not failing:
         return Health.STARTING, ("the model is not loaded yet",)
+    if signs.bundle_problem:
+        degraded.append(signs.bundle_problem)
     if signs.self_test_problem:
         degraded.append(f"self-test: {signs.self_test_problem}")
     if signs.store_problem:

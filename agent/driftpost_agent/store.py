@@ -33,7 +33,7 @@ KEEP_FINDINGS = 10_000
 
 @dataclass(frozen=True)
 class Activation:
-    """One line of the activation history."""
+    """One line of the activation history; `number` grows from line to line."""
 
     bundle: str
     name: str
@@ -41,6 +41,7 @@ class Activation:
     outcome: str
     detail: str
     wall: int | None
+    number: int = 0
 
 
 class Store:
@@ -335,7 +336,7 @@ class Store:
         """The activation history, newest first."""
         with self.lock:
             found = self._db.execute(
-                "select bundle, name, version, outcome, detail, wall from activations"
+                "select bundle, name, version, outcome, detail, wall, id from activations"
                 " order by id desc limit ?",
                 (limit,),
             ).fetchall()

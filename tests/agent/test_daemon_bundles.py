@@ -1,0 +1,145 @@
+"""Which bundle the daemon serves when the one that was asked for can't be: in process, with real models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from driftpost_agent import daemon as daemon_module
+from driftpost_agent.activation import Activation
+from driftpost_agent.cli import agent
+from driftpost_agent.daemon import Daemon
+from driftpost_agent.errors import ActivationFailed
+from driftpost_agent.settings import TABLE
+from driftpost_models.bundle import Bundle
+from driftpost_models.errors import ModelRefused
+from driftpost_models.runtime import Runtime, load_model
+from driftpost_models.signing import load_public_key
+from driftpost_sync.clock import SystemClock
+from driftpost_sync.systemd import Notifier
+from mosquitto import free_port
+from wire import wait_until
+
+
+class Board:
+    """A device whose runtime refuses some bundles."""
+
+    def __init__(self, folder: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bundles = bundles
+        self.config = folder / "agent.toml"
+        self.refused: set[str] = set()
+        self.port = free_port()
+        self.configure(bundles / "mlp.bundle")
+        self.activation = Activation(
+            folder / "bundles",
+            [load_public_key(bundles / "team.pub")],
+            allow_unsigned=False,
+            start=lambda bundle: load_model(bundle.model_bytes),
+        )
+        monkeypatch.setattr(daemon_module, "loader", lambda settings: self.start)
+
+    def configure(self, bundle: Path) -> None:
+        self.config.write_text(
+            f'[device]\nid = "d"\nfleet = "f"\n[model]\nbundle = "{bundle}"\nisolated = false\n'
+            f'trusted_keys = ["{self.bundles / "team.pub"}"]\n[server]\nport = {self.port}\n'
+            f'[store]\npath = "{self.config.parent / "agent.db"}"\n[sync]\nenabled = false\n'
+        )
+
+    def start(self, bundle: Bundle) -> Runtime:
+        if bundle.id in self.refused:
+            raise ModelRefused("this runtime lacks an operator of it", "")
+        return load_model(bundle.model_bytes)
+
+    def daemon(self) -> Daemon:
+        settings = TABLE.load(self.config)
+        return Daemon(
+            settings, clock=SystemClock(), exit_event=threading.Event(), notifier=Notifier(environment={})
+        )
+
+    @contextmanager
+    def serving(self) -> Iterator[Daemon]:
+        daemon = self.daemon()
+        thread = threading.Thread(target=daemon.run, name="daemon-under-test")
+        thread.start()
+        try:
+            wait_until(lambda: daemon.ready() and daemon.status()["server"]["port"], "the daemon is ready")
+            yield daemon
+        finally:
+            daemon._exit.set()
+            thread.join(10)
+
+
+@pytest.fixture
+def board(tmp_path: Path, bundles: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
+    return Board(tmp_path, bundles, monkeypatch)
+
+
+def kinds(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(finding["kind"], finding["state"]) for finding in document["findings"]["latest"]]
+
+
+def test_a_bundle_that_is_refused_at_the_start_gives_way_to_its_predecessor(board: Board) -> None:
+    one = board.activation.activate(board.bundles / "mlp.bundle", configured=True)
+    two = board.activation.activate(board.bundles / "mlp2.bundle")
+    board.refused.add(two.id)
+    with board.serving() as daemon:
+        document = daemon.status()
+        assert document["model"]["bundle"] == one.id
+        assert kinds(document) == [("rolled_back", "raised")]
+        assert document["health"]["state"] == "degraded"
+        assert document["health"]["reasons"][0].startswith("mlp 1 serves instead: ")
+        assert "lacks an operator" in document["health"]["reasons"][0]
+        history = [(entry["bundle"], entry["outcome"]) for entry in document["activations"]]
+        assert history == [(one.id, "started"), (two.id, "rolled back")]
+    # The next start has nothing to go back from.
+    with board.serving() as daemon:
+        assert daemon.status()["model"]["bundle"] == one.id
+
+
+def test_without_a_predecessor_the_start_fails_with_the_reason(board: Board) -> None:
+    one = board.activation.activate(board.bundles / "mlp.bundle", configured=True)
+    board.refused.add(one.id)
+    with pytest.raises(ActivationFailed, match=r"lacks an operator.*no earlier bundle"):
+        board.daemon().run()
+
+
+def test_a_refused_bundle_can_be_activated_again_and_each_attempt_tells_its_own_outcome(
+    board: Board,
+) -> None:
+    two = Bundle.open(board.bundles / "mlp2.bundle", None)
+    command = ["activate", str(board.bundles / "mlp2.bundle"), "--config", str(board.config)]
+    with board.serving() as daemon:
+        board.refused.add(two.id)
+        for _ in range(2):
+            refused = CliRunner().invoke(agent, command)
+            assert refused.exit_code == 1
+            assert "lacks an operator" in refused.output
+        outcomes = [entry["outcome"] for entry in daemon.status()["activations"]]
+        assert outcomes == ["rolled back", "rolled back", "started"]
+        assert "mlp 1 serves instead" in daemon.status()["health"]["reasons"][0]
+        board.refused.clear()
+        accepted = CliRunner().invoke(agent, command)
+        assert accepted.exit_code == 0, accepted.output
+        assert daemon.status()["model"]["bundle"] == two.id
+        assert daemon.status()["health"] == {"state": "ok", "reasons": []}
+        assert kinds(daemon.status()) == [("rolled_back", "cleared")]
+
+
+def test_a_configured_bundle_that_is_gone_shows_in_the_health(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = board.activation.activate(board.bundles / "mlp.bundle", configured=True)
+    board.configure(board.config.parent / "gone.bundle")
+    with board.serving() as daemon:
+        document = daemon.status()
+        assert document["model"]["bundle"] == one.id
+        assert document["health"]["state"] == "degraded"
+        assert "gone.bundle" in document["health"]["reasons"][0]
+        assert kinds(document) == [("rolled_back", "raised")]
+    assert any("gone.bundle" in record.getMessage() for record in caplog.records)
