@@ -21,6 +21,7 @@ from benchmarks.drift.streams import DELAY_SOURCES, SOURCES
 STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
 COMPARED = 1000  # and the budget for the comparison with detectors that cannot be tuned lower
 PEER_SOURCES = ("iid", "ar5", "ar9")
+PARTS = ("null", "delay", "peers")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Benchmark:
         print(f"\nFalse alarms per 1,000 device-days, {days} device-days of each kind of stream\n")
         print(table.false_alarm_table(counts, days, warned))
 
-    def delays(self) -> None:
+    def delays(self, sources: Sequence[str]) -> None:
         """Measures how soon driftpost finds changes, at the strict budget."""
-        found = {source: self._delays(source, STRICT) for source in DELAY_SOURCES}
+        found = {source: self._delays(source, STRICT) for source in sources}
         for source, changes in found.items():
             for change, rows in changes.items():
                 self._metric(f"delay.{source}.{change}", table.median(rows), "rows")
@@ -72,15 +73,16 @@ class Benchmark:
               f"at a budget of {STRICT} per 1,000 device-days (target: met or missed)\n")  # fmt: skip
         print(table.delay_table(found))
 
-    def peers(self, python: Path) -> None:
+    def peers(self, python: Path, sources: Sequence[str]) -> None:
         """Measures the others beside driftpost, each at about one false alarm a device-day."""
-        for source in PEER_SOURCES:
+        for source in sources:
             command = [str(python), "-m", "benchmarks.drift.peers", str(self.seed), source,
                        str(self.size.peer_days), str(self.size.trials)]  # fmt: skip
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             ours = self._delays(source, COMPARED)
-            measured = next(m["value"] for m in self.metrics if m["name"] == f"fa.{source}.{COMPARED}")
-            columns = {"driftpost": (f"{measured:.0f} (budget {COMPARED:,})", ours)}
+            rates = [m["value"] for m in self.metrics if m["name"] == f"fa.{source}.{COMPARED}"]
+            measured = f"{rates[0]:.0f} " if rates else ""
+            columns = {"driftpost": (f"{measured}(budget {COMPARED:,})", ours)}
             usual = []
             for name, result in json.loads(done.stdout).items():
                 rate = 1000 * result["usual"] / result["device_days"]
@@ -126,27 +128,29 @@ def _say(words: str) -> None:
 @click.option("--processes", type=int, default=os.cpu_count() or 1, show_default=True)
 @click.option("--peers-python", type=click.Path(path_type=Path, exists=True),
               help="Runs the other detectors (River's if it has River).")  # fmt: skip
-@click.option("--null-devices", type=click.IntRange(min=1),
-              help="Only count false alarms, on so many devices of ten days each.")  # fmt: skip
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS,
+              help="Measure only this (may be repeated).")  # fmt: skip
+@click.option("--devices", type=click.IntRange(min=1), help="On which false alarms are counted.")
+@click.option("--trials", type=click.IntRange(min=1), help="Changes of each kind whose delay is measured.")
 @click.option("--source", "sources", type=click.Choice(list(SOURCES)), multiple=True, default=list(SOURCES),
-              help="Count false alarms on this kind of stream (may be repeated).")  # fmt: skip
+              help="Only with this kind of stream (may be repeated).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON list of results.")
 def main(
-    *, seed: int, quick: bool, processes: int, peers_python: Path | None, null_devices: int | None,
-    sources: tuple[str, ...], out: Path,
+    *, seed: int, quick: bool, processes: int, peers_python: Path | None, parts: Sequence[str],
+    devices: int | None, trials: int | None, sources: Sequence[str], out: Path,
 ) -> None:  # fmt: skip
     """Measures false alarms and detection delays and prints them as Markdown tables."""
     started = time.monotonic()
     size = QUICK if quick else FULL
-    if null_devices is not None:
-        size = replace(size, devices=null_devices)
+    size = replace(size, devices=devices or size.devices, trials=trials or size.trials)
     with ProcessPoolExecutor(processes) as pool:
         benchmark = Benchmark(seed, size, pool)
-        benchmark.false_alarms(sources)
-        if null_devices is None:
-            benchmark.delays()
-            if peers_python is not None:
-                benchmark.peers(peers_python)
+        if "null" in parts:
+            benchmark.false_alarms(sources)
+        if "delay" in parts:
+            benchmark.delays([source for source in sources if source in DELAY_SOURCES])
+        if "peers" in parts and peers_python is not None:
+            benchmark.peers(peers_python, [source for source in sources if source in PEER_SOURCES])
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(benchmark.metrics, indent=1) + "\n", encoding="utf-8")
     minutes = (time.monotonic() - started) / 60
