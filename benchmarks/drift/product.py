@@ -45,16 +45,21 @@ def windows(accumulator: WindowAccumulator, values: FloatArray) -> Iterator[tupl
         yield accumulator.take()
 
 
-def false_alarms(seed: int, source: str, device: int, days: int) -> dict[int, int]:
+def false_alarms(seed: int, source: str, device: int, days: int, *budgets: int) -> dict[int, int]:
     """Alarms raised by budget while nothing changes, over days watched without a break.
 
-    A stricter budget asks for more evidence and charges the reference at least as much, so a device that is
-    silent at one budget is silent at every stricter one and need not be run again.
+    Args:
+        seed: of the run.
+        source: kind of stream.
+        device: which one.
+        days: device-days.
+        budgets: the laxest first. A stricter one asks for more evidence and charges the reference at least
+            as much, so a device that is silent at one is silent at all that follow: they need not be run.
     """
     calibration = calibrate(seed, source, device, "null")
     values = live(seed, source, device, "null", days * DAY_ROWS)
-    raised = dict.fromkeys(BUDGETS, 0)
-    for budget in BUDGETS:
+    raised = dict.fromkeys(budgets, 0)
+    for budget in budgets:
         detector = detector_for(calibration, budget)
         for window, transitions in windows(WindowAccumulator(calibration.schema), values):
             raised[budget] += sum(alarm.state == "raised" for alarm in detector.step(transitions, window))

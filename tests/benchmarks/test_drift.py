@@ -54,6 +54,6 @@ def test_the_windowed_tests_keep_their_level_and_find_a_shift():
 
 
 def test_false_alarms_are_counted_at_every_budget():
-    raised = product.false_alarms(1, "iidshort", 0, 1)
+    raised = product.false_alarms(1, "iidshort", 0, 1, *product.BUDGETS)
     assert list(raised) == [1000, 100, 10]
     assert raised[1000] >= raised[100] >= raised[10]
