@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -28,6 +29,7 @@ from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationIn
 from driftpost_agent.footprint import footprint
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
+from driftpost_agent.ledger_schedule import LedgerSchedule
 from driftpost_agent.loading import loader, trusted_keys
 from driftpost_agent.meter import Meter
 from driftpost_agent.model_watch import ModelWatch
@@ -67,6 +69,8 @@ PRUNE_S = 86_400.0
 STOP_DRAIN_S = 1.5
 STOP_LINK_S = 1.0
 STOP_CALLS_S = 0.5
+# What the aggregator sends becomes a file's name, so it must be an id: a SHA-256 in hex.
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Daemon:
@@ -126,7 +130,7 @@ class Daemon:
             "recorder", LOOP_LIMIT_S + settings.number("windows.flush_seconds"), monotonic
         )
         self._threads: list[threading.Thread] = []
-        self._ledger_due = monotonic() + settings.number("sync.ledger_seconds")
+        self._ledgers = LedgerSchedule(settings.number("sync.ledger_seconds"), monotonic())
         self._prune_due = monotonic()
 
     # The server's side; called from many threads.
@@ -266,8 +270,8 @@ class Daemon:
         if serving is not None:
             serving.guard.checks.retry()
         if self._uplink is not None:
-            if now >= self._ledger_due:
-                self._ledger_due = now + self._settings.number("sync.ledger_seconds")
+            acknowledged = not self._ledgers.begun and self._uplink.window_acknowledged()
+            if self._ledgers.due(now, acknowledged=acknowledged):
                 self._uplink.queue_ledger()
             self._uplink.problem()
         if now >= self._prune_due:
@@ -443,6 +447,8 @@ class Daemon:
         serving = self._serving
         if serving is not None and wanted in (None, serving.bundle.id):
             self._store.describe(self._description(serving.bundle), again=True)
+        elif wanted is not None and _BUNDLE_ID.fullmatch(wanted) is None:
+            log.warning("the aggregator asks for a description of %.80r, which is no bundle's id", wanted)
         elif wanted is not None:
             try:
                 bundle = self._activation.verify(self._activation.installed(wanted))

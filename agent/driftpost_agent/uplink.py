@@ -52,6 +52,7 @@ class Uplink:
         self._started = clock.wall_ms()
         self._active: tuple[str, bytes, str] = ("", b"", "")
         self._last_ledger: LedgerBody | None = None
+        self._settled_seen = 0
         self._working_since = clock.mono_ms()
         self.address = f"{settings.host}:{settings.port}"
         self._link = Link(
@@ -84,6 +85,17 @@ class Uplink:
         if ledger != self._last_ledger:
             self._last_ledger = self._store.queue_ledger()
             self._link.wake()
+
+    def window_acknowledged(self) -> bool:
+        """Whether the aggregator has acknowledged a window of this incarnation.
+
+        Reads the store only when something was acknowledged since the last time.
+        """
+        settled = self._link.status().acked_messages
+        if settled == self._settled_seen:
+            return False
+        self._settled_seen = settled
+        return self._store.outbox_ledger().acked.windows > 0
 
     def status(self) -> LinkStatus:
         """The link's latest snapshot."""

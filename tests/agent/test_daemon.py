@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from agent.bundles import FEATURES, pictures, tabular_rows
 from agent.daemons import Agent, running
 from driftpost_models.bundle import Bundle
 from driftpost_models.runtime import load_model
+from driftpost_sync.messages import LedgerBody
 from mosquitto import Mosquitto, needs_mosquitto, running_mosquitto
+from wire import World
 
 
 def closed_rows(store: Path) -> int:
@@ -315,6 +318,31 @@ def test_windows_reach_the_broker_and_wait_for_the_aggregators_word(tmp_path: Pa
         assert document["windows"]["pending"] == document["windows"]["recorded"]
         _broker_bounces(agent, broker)
         assert agent.stop() < 5.0
+
+
+@needs_mosquitto
+def test_the_aggregator_gets_an_account_soon_after_the_first_window(tmp_path: Path, bundles: Path) -> None:
+    with ExitStack() as stack:
+        broker = stack.enter_context(running_mosquitto())
+        aggregator = World(broker, stack).aggregator()
+        agent = stack.enter_context(
+            running(
+                tmp_path,
+                bundles / "mlp.bundle",
+                bundles / "team.pub",
+                sync={"enabled": True, "ledger_seconds": 3600.0},
+                mqtt={"port": broker.port},
+                windows={"seconds": 0.5},
+            )
+        )
+
+        def acknowledged() -> int:
+            bodies = [item for envelope in list(aggregator.envelopes) for item in envelope.items]
+            accounts = [LedgerBody.from_bytes(item.body) for item in bodies if item.kind == "ledger"]
+            return max((account.acked.rows for account in accounts), default=0)
+
+        agent.infer("mlp", "x", tabular_rows(40))
+        agent.wait(lambda: acknowledged() == 40, "the account says that the window arrived")
 
 
 def _broker_bounces(agent: Agent, broker: Mosquitto) -> None:

@@ -143,3 +143,18 @@ def test_a_configured_bundle_that_is_gone_shows_in_the_health(
         assert "gone.bundle" in document["health"]["reasons"][0]
         assert kinds(document) == [("rolled_back", "raised")]
     assert any("gone.bundle" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("wanted", ["../stray", "stray", "/etc/x", "A" * 64, "0" * 63, "\0", "x\n" * 200])
+def test_only_a_bundles_id_is_looked_up_when_the_aggregator_asks_for_a_description(
+    board: Board, caplog: pytest.LogCaptureFixture, wanted: str
+) -> None:
+    for folder in (board.config.parent, board.config.parent / "bundles"):
+        folder.mkdir(exist_ok=True)
+        (folder / "stray.bundle").write_bytes((board.bundles / "mlp2.bundle").read_bytes())
+    with board.serving() as daemon:
+        before = daemon.status()["store"]["pending_messages"]
+        daemon._describe_again(wanted)
+        assert daemon.status()["store"]["pending_messages"] == before
+    assert "no bundle's id" in caplog.text
+    assert "\n\n" not in caplog.text

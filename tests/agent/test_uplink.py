@@ -29,12 +29,14 @@ def test_every_row_arrives_once_is_acknowledged_and_described(mlp_bundle: Bundle
         )
         store = guard.store
         assert store is not None
+        assert not uplink.window_acknowledged()
         for number in range(3):
             guard.run(tabular_rows(50, seed=number))
             guard.flush()
         uplink.queue_ledger()
         uplink.wake()
         wait_until(lambda: store.outbox_pending().messages == 0, "everything is acknowledged")
+        assert uplink.window_acknowledged()
         aggregator.want = ("describe", "ledger", "something new", "describe:unknown")
         guard.run(tabular_rows(7))
         guard.flush()
