@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from summary import Incident
+from summary import Finding, Incident
 
 BUSY_SECONDS = 5.0
 
@@ -33,12 +33,14 @@ class DeviceBook:
             it has not written down yet.
         quarantined: Rows that were refused.
         lost: Rows that it knows to have lost in a crash.
+        unsent_findings: Findings, raised or cleared, that wait for an acknowledgement; as `pending`.
     """
 
     recorded: int
     pending: int
     quarantined: int
     lost: int
+    unsent_findings: int = 0
 
 
 def device_book(store: Path) -> DeviceBook:
@@ -48,7 +50,10 @@ def device_book(store: Path) -> DeviceBook:
             "select total(recorded_rows), total(pending_rows), total(quarantined_rows),"
             " total(lost_rows_at_start) from ledger"
         ).fetchone()
-    return DeviceBook(*(int(one) for one in totals))
+        (unsent,) = connection.execute(
+            "select count(*) from messages where kind = 'finding' and status = 0"
+        ).fetchone()
+    return DeviceBook(*(int(one) for one in (*totals, unsent)))
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,15 @@ def fleet_books(database: Path) -> dict[str, FleetBook]:
         name: FleetBook(*stored.get(name, (0, 0)), merged.get(name, 0), refused.get(name, 0))
         for name in {*names, *stored, *merged, *refused}
     }
+
+
+def findings(database: Path) -> list[Finding]:
+    """Every finding that a device ever raised, in order, also those that it took back or no incident has."""
+    with _reading(database) as connection:
+        rows = connection.execute(
+            "select device, kind, text, at_ms from findings where state = 'raised' order by at_ms, device, id"
+        ).fetchall()
+    return [Finding(*row) for row in rows]
 
 
 def incidents(database: Path) -> list[Incident]:

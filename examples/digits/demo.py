@@ -114,16 +114,20 @@ class Demo:
         fed_s = time.monotonic() - started
         self._stretch("cameras stopped: everything fed has to arrive", self._schedule.drain, self._drained)
         statuses = self._watch.statuses()
-        late = [] if keep else self._fleet.stop_agents()
+        failures = [] if keep else self.stop()
         self._progress.say("measuring what the guard costs")
         facts = self._facts()
         accounts = {
             name: closed(account, statuses[name], fed_s, running=keep) if statuses[name] else account
             for name, account in facts.accounts.items()
         }
-        failures = [f"{name} did not stop when asked" for name in late]
         failures += [f"{name} did not tell its status" for name, status in statuses.items() if not status]
         return replace(facts, accounts=accounts, failures=failures, overheads=self._fleet.measure_overheads())
+
+    def stop(self) -> list[str]:
+        """Stop cameras and processes, the agents first, as in the field; what went wrong with which."""
+        self._stop_cameras()
+        return self._fleet.stop_agents() + self._fleet.stop_services()
 
     def linger(self) -> None:
         """Feed on, with whatever is wrong, until the exit event is set."""
@@ -217,6 +221,8 @@ class Demo:
                 windows=there.windows,
                 pending=here.pending,
                 quarantined=here.quarantined + there.quarantined,
+                lost=here.lost,
+                unsent_findings=here.unsent_findings,
             )
         return accounts
 
@@ -225,6 +231,7 @@ class Demo:
             drift=self._drift,
             drift_ms=self._drift_ms,
             incidents=books.incidents(self._layout.database),
+            findings=books.findings(self._layout.database),
             deliveries=read_log(self._layout.received),
             requests=books.requests(self._layout.database),
             tallies={feeder.device: feeder.tallies for feeder in self._feeders},
@@ -239,12 +246,13 @@ def closed(account: Account, status: dict[str, Any], fed_s: float, *, running: b
         account: From the books.
         status: The agent's last status document.
         fed_s: How long it was fed, seconds.
-        running: Whether the agent still runs. Then its own word on what is pending counts: it writes
-            acknowledgements down with the next window.
+        running: Whether the agent still runs. Then its own word on what is pending counts, as it writes
+            acknowledgements down with the next window; for findings it has none.
     """
     return replace(
         account,
         pending=int(status["windows"]["rows"]["pending"]) if running else account.pending,
+        unsent_findings=0 if running else account.unsent_findings,
         sent_bytes=int(status["link"]["sent_bytes"]),
         guard_us=float(status["inferences"]["guard_us"]),
         model_us=float(status["inferences"]["model_us"]),
@@ -284,6 +292,9 @@ def main() -> int:
                 status = 0 if passed(facts) else 1
                 if options.keep:
                     demo.linger()
+                    for problem in demo.stop():
+                        progress.say(f"FAILED: {problem}")
+                        status = 1
             except ChildFailed as failure:
                 progress.say(f"FAILED: {failure}; the end of its log:\n{failure.tail}")
                 status = 1  # with --keep it may fail after every promise was kept

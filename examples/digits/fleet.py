@@ -46,6 +46,7 @@ class Fleet:
         self._processes = processes
         self._pause = pause
         self._agents: list[Child] = []
+        self._services: list[Child] = []  # the broker first
 
     @property
     def dashboard(self) -> str:
@@ -92,6 +93,7 @@ class Fleet:
             "aggregator",
             [DRIFTPOST, "aggregator", "run", "--config", str(layout.aggregator / "aggregator.toml")],
         )
+        self._services = [broker, receiver, aggregator]
         self._agents = [
             self._processes.start(
                 device.name,
@@ -121,8 +123,12 @@ class Fleet:
         return costs
 
     def stop_agents(self) -> list[str]:
-        """Stop the agents; the names of those that had to be killed."""
+        """Stop the agents; what went wrong with which."""
         return self._processes.stop(self._agents)
+
+    def stop_services(self) -> list[str]:
+        """Stop aggregator, receiver and broker, the broker last; what went wrong with which."""
+        return self._processes.stop(self._services[1:]) + self._processes.stop(self._services[:1])
 
     def _ready(self, child: Child, ready: Callable[[], bool]) -> None:
         self._processes.wait_until(child, ready, READY_SECONDS, self._pause)

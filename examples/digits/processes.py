@@ -73,6 +73,16 @@ class Child:
         result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return None if result is None else result.si_status
 
+    @property
+    def ended_badly(self) -> str:
+        """What is wrong with how it ended; empty if it left with status 0."""
+        result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is None:
+            return "did not stop when asked"
+        if result.si_code != os.CLD_EXITED:
+            return f"was ended by signal {result.si_status}"
+        return f"ended with status {result.si_status}" if result.si_status else ""
+
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines of its log."""
         text = self.log.read_text(errors="replace").splitlines()
@@ -145,14 +155,16 @@ class Processes:
             child.check()
 
     def stop(self, children: Sequence[Child]) -> list[str]:
-        """Ask these to stop, together, and end those that do not; returns the names of those."""
+        """Ask these to stop, together, and end those that do not; returns what went wrong with which."""
         for child in children:
             child.ask_to_stop()
-        late = [child.name for child in children if not child.wait(STOP_SECONDS)]
+        for child in children:
+            child.wait(STOP_SECONDS)
+        problems = [f"{child.name} {child.ended_badly}" for child in children if child.ended_badly]
         for child in children:
             child.end()
         self._children = [child for child in self._children if child not in children]
-        return late
+        return problems
 
     def wait_until(
         self, child: Child, ready: Callable[[], bool], seconds: float, pause: Callable[[float], bool]

@@ -46,6 +46,23 @@ class Incident:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A device's own alarm as the aggregator's database has it, whether or not an incident came of it.
+
+    Attributes:
+        device: Who raised it.
+        kind: What it is about, such as `stuck`.
+        text: In the device's words.
+        at_ms: When it was raised; Unix milliseconds.
+    """
+
+    device: str
+    kind: str
+    text: str
+    at_ms: int
+
+
+@dataclass(frozen=True)
 class Account:
     """One device's rows and bytes, each number counted where it says.
 
@@ -57,6 +74,8 @@ class Account:
         windows: Windows in the aggregator's database.
         pending: Rows that the agent knows no acknowledgement of.
         quarantined: Rows and messages of it that were refused.
+        lost: Rows that the agent knows to have lost in a crash.
+        unsent_findings: Findings that the agent knows no acknowledgement of.
         sent_bytes: Bytes that the agent handed to the broker.
         guard_us: Mean time of a call spent in the guard, by the agent's own meter, microseconds.
         model_us: Mean time of a call spent in the model, across its process boundary, microseconds.
@@ -70,6 +89,8 @@ class Account:
     windows: int
     pending: int
     quarantined: int
+    lost: int = 0
+    unsent_findings: int = 0
     sent_bytes: int = 0
     guard_us: float = 0.0
     model_us: float = 0.0
@@ -83,7 +104,7 @@ class Account:
     @property
     def exact(self) -> bool:
         """Whether nothing was lost on the way, nothing counted twice, and both ends know it."""
-        return self.arrived and self.pending == 0 and self.quarantined == 0
+        return self.arrived and not any((self.pending, self.quarantined, self.lost, self.unsent_findings))
 
 
 @dataclass(frozen=True)
@@ -103,17 +124,19 @@ class Facts:
         drift: Whether anything was injected.
         drift_ms: When the second phase began; Unix milliseconds.
         incidents: Every incident in the database, whatever its state.
+        findings: Every finding in the database, also those that no incident came of.
         deliveries: Everything that arrived at the receiver.
         requests: State of each retrain request at the aggregator, by id.
         tallies: Score by device and phase.
         accounts: Rows and bytes by device.
-        failures: What ended a camera or a process early.
+        failures: What ended a camera or a process early, or badly when it was to end.
         overheads: Cost of the guard, one for each runtime.
     """
 
     drift: bool
     drift_ms: int
     incidents: Sequence[Incident]
+    findings: Sequence[Finding]
     deliveries: Sequence[Delivery]
     requests: Mapping[str, str]
     tallies: Mapping[str, Mapping[str, Tally]]
@@ -154,6 +177,17 @@ def _incidents(facts: Facts, scope: str, scope_key: str) -> list[Incident]:
     ]
 
 
+def _early(incident: Incident, of_cohort: Sequence[Incident]) -> bool:
+    """Whether it is of a fogged device that alarmed windows before its cohort, and ended in the cohort's."""
+    return (
+        incident.state == "absorbed"
+        and incident.absorbed_into in {one.id for one in of_cohort}
+        and incident.scope == "device"
+        and incident.scope_key in cohort()
+        and incident.devices <= {incident.scope_key}
+    )
+
+
 def is_stuck(incident: Incident) -> bool:
     """Whether an incident says that the sensor repeats itself."""
     return incident.kind == "sensor_fault" and incident.detail in {"stuck", "frozen"}
@@ -161,15 +195,11 @@ def is_stuck(incident: Incident) -> bool:
 
 def checks(facts: Facts) -> list[Check]:
     """Every promise of the demo, judged."""
-    quiet = [incident for incident in facts.incidents if incident.opened_ms < facts.drift_ms]
-    result = [
-        Check(
-            "no alarm in the quiet stretch",
-            not quiet,
-            "; ".join(f"{incident.scope} {incident.scope_key}: {incident.cause}" for incident in quiet)
-            or "none",
-        )
-    ]
+    incidents = [one for one in facts.incidents if one.opened_ms < facts.drift_ms]
+    findings = [one for one in facts.findings if one.at_ms < facts.drift_ms]
+    told = [f"{one.scope} {one.scope_key}: {one.cause}" for one in incidents]
+    told += [f"{one.device} found {one.kind}: {one.text}" for one in findings]
+    result = [Check("no alarm in the quiet stretch", not told, "; ".join(told) or "none")]
     result += _drift_checks(facts) if facts.drift else _calm_checks(facts)
     result += _exactness(facts)
     return result
@@ -179,8 +209,9 @@ def _drift_checks(facts: Facts) -> list[Check]:
     key, value = DRIFTED_ATTRIBUTE
     of_cohort, of_device = cohort_incidents(facts), device_incidents(facts)
     right = {one.id for one in (*of_cohort, *of_device)}
-    # A device that alarms windows before its cohort opens an incident that ends in the cohort's.
-    others = [one for one in facts.incidents if not {one.id, one.absorbed_into} & right]
+    others = [one for one in facts.incidents if one.id not in right and not _early(one, of_cohort)]
+    healthy = {device.name for device in DEVICES} - cohort() - {FROZEN_DEVICE}
+    false = [one for one in facts.findings if one.device in healthy]
     right_cohort = len(of_cohort) == 1 and of_cohort[0].devices == cohort() and not is_stuck(of_cohort[0])
     right_device = len(of_device) == 1 and of_device[0].devices == {FROZEN_DEVICE} and is_stuck(of_device[0])
     good = [one for one in facts.deliveries if one.accepted and not one.duplicate]
@@ -199,6 +230,7 @@ def _drift_checks(facts: Facts) -> list[Check]:
         ),
         Check(f"one incident of {FROZEN_DEVICE}, a stuck sensor", right_device, _told(of_device)),
         Check("no other incident", not others, _told(others)),
+        Check("no finding of a device that nothing happened to", not false, _found(false)),
         Check(
             "one retrain request, about the cohort, signature and CloudEvent verified by the receiver",
             right_request,
@@ -219,6 +251,7 @@ def _drift_checks(facts: Facts) -> list[Check]:
 def _calm_checks(facts: Facts) -> list[Check]:
     return [
         Check("no incident at all", not facts.incidents, _told(facts.incidents)),
+        Check("no finding at all, settled or not", not facts.findings, _found(facts.findings)),
         Check(
             "no retrain request",
             not facts.deliveries and not facts.requests,
@@ -238,7 +271,7 @@ def _exactness(facts: Facts) -> list[Check]:
     fed = sum(one.fed for one in facts.accounts.values())
     return [
         Check(
-            "every process and camera ran to the end",
+            "every process and camera ran to the end, and ended well when asked",
             not facts.failures,
             "; ".join(facts.failures) or "all did",
         ),
@@ -247,7 +280,8 @@ def _exactness(facts: Facts) -> list[Check]:
             not wrong and not missing,
             "; ".join(
                 f"{name}: fed {one.fed}, recorded {one.recorded}, stored {one.stored}, merged {one.merged}, "
-                f"pending {one.pending}, refused {one.quarantined}"
+                f"pending {one.pending}, refused {one.quarantined}, lost {one.lost}, "
+                f"findings not sent {one.unsent_findings}"
                 for name, one in wrong.items()
             )
             or (
@@ -267,6 +301,10 @@ def _told(incidents: Sequence[Incident]) -> str:
         )
         or "none"
     )
+
+
+def _found(findings: Sequence[Finding]) -> str:
+    return "; ".join(f"{one.device}: {one.kind}, {one.text}" for one in findings) or "none"
 
 
 def accuracy(facts: Facts, phase: str, devices: frozenset[str]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from feeder import Tally
 from receiver import EVENT_TYPE, Delivery
 from scenario import DEVICES, FROZEN_DEVICE, cohort
-from summary import Account, Facts, Incident
+from summary import Account, Facts, Finding, Incident
 
 DRIFT_MS = 1_000_000
 
@@ -31,6 +31,7 @@ DEVICE = replace(
     detail="stuck",
     devices=frozenset({FROZEN_DEVICE}),
 )
+FINDING = Finding("meter-2", "shift", "brightness fell", DRIFT_MS + 4_000)
 DELIVERY = Delivery(
     DRIFT_MS + 11_000,
     "msg_1",
@@ -59,6 +60,7 @@ RIGHT = Facts(
     drift=True,
     drift_ms=DRIFT_MS,
     incidents=[COHORT, DEVICE],
+    findings=[FINDING, replace(FINDING, device=FROZEN_DEVICE, kind="stuck")],
     deliveries=[DELIVERY],
     requests={"msg_1": "accepted"},
     tallies=TALLIES,

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 from sqlalchemy import JSON, BigInteger, Boolean, Float, Integer, LargeBinary, Text, insert
 
-from books import DeviceBook, FleetBook, device_book, fleet_books, incidents, requests
+from books import DeviceBook, FleetBook, device_book, findings, fleet_books, incidents, requests
 from driftpost_agent.store import Store
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import migrate, open_engine, writing
@@ -70,6 +70,25 @@ def database(tmp_path):
                 [row(tables.incident_devices, incident="i-1", device=name) for name in ("m-2", "m-4")],
             ),
             (
+                tables.findings,
+                [
+                    row(
+                        tables.findings,
+                        device=device,
+                        seq=seq,
+                        id="f",
+                        state=state,
+                        kind="shift",
+                        at_ms=at_ms,
+                    )
+                    for device, seq, state, at_ms in (
+                        ("m-4", 1, "raised", 90),
+                        ("m-2", 1, "raised", 80),
+                        ("m-2", 2, "cleared", 85),
+                    )
+                ],
+            ),
+            (
                 tables.retrain_requests,
                 [row(tables.retrain_requests, request="msg_1", incident="i-1", state="accepted")],
             ),
@@ -105,6 +124,13 @@ def test_incidents_come_in_order_of_opening_with_their_devices(database):
     assert first.devices == {"m-2", "m-4"}
     assert (first.absorbed_into, second.absorbed_into) == ("", "i-1")
     assert second.devices == frozenset()
+
+
+def test_findings_are_those_that_were_raised_also_when_they_were_taken_back(database):
+    assert [(one.device, one.kind, one.at_ms) for one in findings(database)] == [
+        ("m-2", "shift", 80),
+        ("m-4", "shift", 90),
+    ]
 
 
 def test_requests_come_with_their_state(database):

@@ -15,6 +15,7 @@ class Played:
 
     during: Exception | None = None
     afterwards: Exception | None = None
+    problems: tuple[str, ...] = ()
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -33,6 +34,9 @@ class Played:
     def linger(self) -> None:
         if self.afterwards is not None:
             raise self.afterwards
+
+    def stop(self) -> list[str]:
+        return list(self.problems)
 
 
 @pytest.fixture
@@ -61,6 +65,11 @@ def test_a_failure_counts_before_and_after_the_summary_and_leaves_the_logs(playe
     played.setattr(Played, half, failure)
     assert demo.main() == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_service_that_ends_badly_after_a_kept_run_is_no_success(played):
+    played.setattr(Played, "problems", ("broker ended with status 1",))
+    assert demo.main() == 1
 
 
 def test_an_interrupted_run_is_no_success(played):

@@ -52,8 +52,24 @@ def test_a_child_that_does_not_listen_is_ended_and_named(tmp_path, monkeypatch):
     with Processes(tmp_path) as processes:
         child = processes.start("stubborn", [PYTHON, "-c", STUBBORN])
         processes.wait_until(child, lambda: "up" in child.tail(), 10, pause)
-        assert processes.stop([child]) == ["stubborn"]
+        assert processes.stop([child]) == ["stubborn did not stop when asked"]
         assert not child.running
+
+
+@pytest.mark.parametrize(
+    ("handler", "problems"),
+    [
+        ("lambda *_: sys.exit(0)", []),
+        ("lambda *_: sys.exit(3)", ["child ended with status 3"]),
+        ("signal.SIG_DFL", ["child was ended by signal 15"]),
+    ],
+)
+def test_a_child_that_ends_badly_when_it_is_asked_to_is_told_of(tmp_path, handler, problems):
+    code = f"import signal, sys; signal.signal(signal.SIGTERM, {handler}); {FOREVER}"
+    with Processes(tmp_path) as processes:
+        child = processes.start("child", [PYTHON, "-c", code])
+        processes.wait_until(child, lambda: "up" in child.tail(), 10, pause)
+        assert processes.stop([child]) == problems
 
 
 def test_a_childs_own_children_go_with_it(tmp_path, monkeypatch):

@@ -39,7 +39,9 @@ def test_every_incident_is_told_also_one_that_is_over(incidents):
 
 
 def test_a_run_without_drift_is_told_too():
-    calm = replace(RIGHT, drift=False, drift_ms=DRIFT_MS, incidents=[], deliveries=[], requests={})
+    calm = replace(
+        RIGHT, drift=False, drift_ms=DRIFT_MS, incidents=[], findings=[], deliveries=[], requests={}
+    )
     assert "no incident at all: none" in checks_text(calm).plain
     assert "->" in accuracy_text(calm)
     assert printed(calm).rstrip().endswith("every promise was kept")

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from examples.run_facts import ACCOUNT, COHORT, DELIVERY, DEVICE, DRIFT_MS, RIGHT
+from examples.run_facts import ACCOUNT, COHORT, DELIVERY, DEVICE, DRIFT_MS, FINDING, RIGHT
 from scenario import DEVICES, FROZEN_DEVICE, cohort, effect_of
 from summary import accuracy, checks, passed, windows_after
 
@@ -15,7 +15,7 @@ def facts():
 
 @pytest.fixture
 def calm(facts):
-    return replace(facts, drift=False, incidents=[], deliveries=[], requests={})
+    return replace(facts, drift=False, incidents=[], findings=[], deliveries=[], requests={})
 
 
 def broken(facts):
@@ -57,11 +57,47 @@ def test_wrong_incidents_break_a_promise(facts, incidents):
     assert not passed(replace(facts, incidents=incidents))
 
 
-def test_an_incident_that_ended_in_the_cohorts_is_no_other_incident(facts):
-    early = replace(
-        COHORT, id="i-0", scope="device", scope_key="meter-2", state="absorbed", absorbed_into="i-cohort"
-    )
-    assert passed(replace(facts, incidents=[early, COHORT, DEVICE]))
+EARLY = replace(
+    COHORT,
+    id="i-0",
+    scope="device",
+    scope_key="meter-2",
+    state="absorbed",
+    absorbed_into="i-cohort",
+    devices=frozenset({"meter-2"}),
+)
+
+
+def test_a_devices_incident_that_ended_in_its_own_cohorts_is_no_other_incident(facts):
+    assert passed(replace(facts, incidents=[EARLY, COHORT, DEVICE]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"scope_key": "meter-1", "devices": frozenset({"meter-1"})}, id="of a healthy device"),
+        pytest.param({"scope": "cohort", "scope_key": "site=north"}, id="of another cohort"),
+        pytest.param({"scope": "fleet", "scope_key": ""}, id="of the fleet"),
+        pytest.param({"devices": frozenset({"meter-2", "meter-1"})}, id="holding a healthy device"),
+        pytest.param({"absorbed_into": "i-device"}, id="into the frozen device's"),
+        pytest.param({"state": "resolved"}, id="not absorbed"),
+    ],
+)
+def test_absorption_does_not_hide_an_incident_that_should_not_have_been(facts, change):
+    hidden = replace(EARLY, **change)
+    assert broken(replace(facts, incidents=[hidden, COHORT, DEVICE])) == ["no other incident"]
+
+
+def test_a_finding_in_the_quiet_stretch_breaks_a_promise_though_no_incident_came_of_it(facts):
+    early = replace(FINDING, at_ms=DRIFT_MS - 1)
+    assert broken(replace(facts, findings=[early, *facts.findings])) == ["no alarm in the quiet stretch"]
+
+
+def test_a_finding_of_a_healthy_device_breaks_a_promise(facts):
+    false = replace(FINDING, device="meter-1")
+    assert broken(replace(facts, findings=[*facts.findings, false])) == [
+        "no finding of a device that nothing happened to"
+    ]
 
 
 def test_an_alarm_in_the_quiet_stretch_breaks_a_promise_whatever_came_of_it(facts):
@@ -104,6 +140,8 @@ def test_the_pipelines_answer_must_have_come_back(facts):
         {"merged": 860},
         {"pending": 1},
         {"quarantined": 1},
+        {"lost": 1},
+        {"unsent_findings": 1},
         {"fed": 0, "recorded": 0, "stored": 0, "merged": 0},
     ],
 )
@@ -124,7 +162,13 @@ def test_a_camera_that_failed_breaks_a_promise(facts):
 
 
 @pytest.mark.parametrize(
-    "change", [{"incidents": [COHORT]}, {"deliveries": [DELIVERY]}, {"requests": {"msg_1": "created"}}]
+    "change",
+    [
+        {"incidents": [COHORT]},
+        {"findings": [FINDING]},
+        {"deliveries": [DELIVERY]},
+        {"requests": {"msg_1": "created"}},
+    ],
 )
 def test_anything_found_without_drift_breaks_a_promise(calm, change):
     assert not passed(replace(calm, **change))
