@@ -304,7 +304,7 @@ class Daemon:
         for thread in self._threads:
             thread.join(ROUND_S)
         if serving is not None:
-            serving.guard.close()
+            serving.guard.close(STOP_CALLS_S)
         self._store.close()
         log.info("stopped")
 

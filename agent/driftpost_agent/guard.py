@@ -40,7 +40,7 @@ from driftpost_models.errors import BundleUntrusted, InferenceFailed, RuntimeCra
 from driftpost_models.policy import Policy
 from driftpost_models.probes.block import as_rows
 from driftpost_models.probes.classification import Classification
-from driftpost_models.runtime import Runtime, load_model
+from driftpost_models.runtime import Runtime, TensorSpec, load_model
 from driftpost_models.signing import PublicKey, load_public_key
 from driftpost_sync.clock import Clock, SystemClock
 from driftpost_sync.messages import DescribeBody
@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 SMALL_TENSOR_BYTES = 4096
 # Shapes of dynamic models whose layouts are kept; a model fed in more sizes than this gets them anew.
 MAX_LAYOUTS = 64
+
+# Seconds that calls under way get to end when a guard is closed.
+CLOSE_CALLS_S = 5.0
 
 OnFailure = Callable[[Exception], None]
 
@@ -131,6 +134,7 @@ class Guard:
             for spec in (*self.runtime.inputs, *self.runtime.outputs)
             for size in spec.shape[spec.batched :]
         )
+        self._batched_outputs = tuple(spec.name for spec in self.runtime.outputs if spec.batched)
         self._answered_layout: RowLayout | None = None
         self._unanswered_layout: RowLayout | None = None
         self._layouts: dict[tuple[tuple[int, ...], ...], RowLayout] = {}
@@ -138,6 +142,9 @@ class Guard:
         self._on_failure = on_failure
         self.meter = meter or Meter()
         self._closed = False
+        # Calls under way, so that none appends a row after the last flush.
+        self._calls = 0
+        self._calls_ended = threading.Condition(threading.Lock())
         self._numbers = itertools.count(1)
         # Unique over restarts and over bundles served one after the other by one process.
         self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
@@ -215,8 +222,19 @@ class Guard:
             GuardClosed: after `close`.
         """
         started = perf_counter_ns()
-        if self._closed:
-            raise GuardClosed
+        with self._calls_ended:
+            if self._closed:
+                raise GuardClosed
+            self._calls += 1
+        try:
+            return self._run(inputs, inference_id, started)
+        finally:
+            with self._calls_ended:
+                self._calls -= 1
+                if self._closed and not self._calls:
+                    self._calls_ended.notify_all()
+
+    def _run(self, inputs: Tensors | NDArray[Any], inference_id: str, started: int) -> GuardedResult:
         if type(inputs) is not dict and not isinstance(inputs, Mapping):
             inputs = {self._signature.names[0]: np.asarray(inputs)}
         inference_id = inference_id or f"{self._prefix}-{next(self._numbers)}"
@@ -240,15 +258,25 @@ class Guard:
         """What the guard's own thread does every second or so, for guards without one."""
         self.recorder.tick()
 
-    def close(self) -> None:
-        """Record the open window, stop the thread, and close the model; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
+    def close(self, calls_s: float = CLOSE_CALLS_S) -> None:
+        """Record the open window, stop the thread, and close the model; a second call does nothing.
+
+        Args:
+            calls_s: seconds that calls under way get to end. The model is then closed, which ends one that
+                runs in a process of its own, and they get as long again.
+        """
+        with self._calls_ended:
+            if self._closed:
+                return
+            self._closed = True
+        ended = self._wait_for_calls(calls_s)
         if self._ticker is not None:
             self._ticker.stop()
         self.flush()
         self.runtime.close()
+        if not ended:
+            self._wait_for_calls(calls_s)
+            self.flush()
         if self.fallback is not None:
             self.fallback.close()
         if self._own_store and self.store is not None:
@@ -261,6 +289,10 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _wait_for_calls(self, seconds: float) -> bool:
+        with self._calls_ended:
+            return self._calls_ended.wait_for(lambda: self._calls == 0, seconds)
 
     def _run_row(self, inputs: Tensors, inference_id: str, started: int) -> GuardedResult:
         reasons: set[Reason] | None = None
@@ -426,11 +458,11 @@ class Guard:
         """The one layout object of these shapes."""
         if self._fixed and rows == 1:
             layout = self._answered_layout if outputs else self._unanswered_layout
-            if layout is not None:
+            if layout is not None and (not outputs or self._one_row_each(outputs)):
                 return layout
         key = (
-            *(inputs[name].shape[1:] for name in self._signature.names),
-            *(value.shape[1:] for value in outputs.values()),
+            *(_row_shape(spec, inputs[spec.name], rows) for spec in self.runtime.inputs),
+            *(_row_shape(spec, outputs[spec.name], rows) for spec in self.runtime.outputs if outputs),
             (len(outputs), rows),
         )
         layout = self._layouts.get(key)
@@ -442,11 +474,15 @@ class Guard:
             )
             self._layouts[key] = layout
         if self._fixed and rows == 1:
-            if outputs:
-                self._answered_layout = layout
-            else:
+            if not outputs:
                 self._unanswered_layout = layout
+            elif self._one_row_each(outputs):
+                self._answered_layout = layout
         return layout
+
+    def _one_row_each(self, outputs: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether outputs with a free first axis hold one row; a detector's holds one for each thing seen."""
+        return all(outputs[name].shape[:1] == (1,) for name in self._batched_outputs)
 
     def _window_closed(self, closed: ClosedWindow) -> None:
         self.checks.take(closed)
@@ -466,6 +502,13 @@ def _layouts(specs: Sequence[Any], values: Tensors, rows: int) -> tuple[TensorLa
             if value is not None:
                 found.append(TensorLayout(spec.name, value.shape[1:], value.dtype))
     return tuple(found)
+
+
+def _row_shape(spec: TensorSpec, value: NDArray[Any], rows: int) -> tuple[int, ...]:
+    """Shape of one row as `as_rows` divides: a tensor that doesn't belong to a row each is one as a whole."""
+    if spec.batched and value.shape[:1] == (rows,):
+        return value.shape[1:]
+    return value.shape
 
 
 def _scores(bundle: Bundle) -> Classification | None:

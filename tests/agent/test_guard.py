@@ -426,3 +426,61 @@ def test_a_refused_model_leaves_the_store_free(mlp_bundle: Bundle, tmp_path: Pat
         Guard(replace(mlp_bundle, model_bytes=b"no model"), store=tmp_path / "guard.db")
     with Guard(mlp_bundle, store=tmp_path / "guard.db") as guard:
         assert guard.run(tabular_rows(1)).outputs
+
+
+class Held(Broken):
+    """A model that answers only when it is let go."""
+
+    def __init__(self, model: Runtime) -> None:
+        super().__init__(model)
+        self.failing = False
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self.entered.set()
+        assert self.go.wait(10)
+        return super().run(inputs)
+
+
+def test_a_call_under_way_when_the_guard_is_closed_is_in_the_last_window(
+    mlp_bundle: Bundle, tmp_path: Path
+) -> None:
+    model = Held(load_model(mlp_bundle.model_bytes))
+    windows: list[ClosedWindow] = []
+    guard = Guard(mlp_bundle, model, store=tmp_path / "g.db", on_window=windows.append, window_seconds=600)
+    answers = []
+    caller = threading.Thread(target=lambda: answers.append(guard.run(tabular_rows(1))), name="caller")
+    caller.start()
+    assert model.entered.wait(10)
+    closer = threading.Thread(target=guard.close, name="closer")
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive()
+    with pytest.raises(GuardClosed):
+        guard.run(tabular_rows(1))
+    model.go.set()
+    caller.join(10)
+    closer.join(10)
+    assert answers[0].verdict.status is Status.OK
+    assert sum(closed.window.rows for closed in windows) == 1
+
+
+def test_a_call_that_hangs_does_not_keep_a_guard_from_closing(mlp_bundle: Bundle) -> None:
+    model = Held(load_model(mlp_bundle.model_bytes))
+    guard = Guard(mlp_bundle, model, threaded=False)
+    caller = threading.Thread(target=lambda: guard.run(tabular_rows(1)), name="caller")
+    caller.start()
+    assert model.entered.wait(10)
+    guard.close(0.01)
+    model.go.set()
+    caller.join(10)
+
+
+def test_answers_of_another_length_are_laid_out_anew(tabular: Recorded) -> None:
+    row = {"x": tabular_rows(1)}
+
+    def laid_out(rows: int) -> tuple[int, ...]:
+        layout = tabular.guard._layout(row, {"p": np.zeros((rows, 10), np.float32)}, 1)
+        return tuple(layout.outputs[0].row_shape)
+
+    assert [laid_out(rows) for rows in (1, 3, 2, 3, 1)] == [(10,), (3, 10), (2, 10), (3, 10), (10,)]
