@@ -44,6 +44,8 @@ POLL_S = 0.5
 DEFAULT_MAX_REQUEST_BYTES = 32 << 20
 # One thread and about 100 kB for each; a device's clients are its own camera processes.
 DEFAULT_MAX_CONNECTIONS = 32
+# Bytes of a body that a GET carries for nothing which are read, to keep the connection; more closes it.
+MAX_PASSED_OVER_BYTES = 64 << 10
 
 _EXTENSIONS = ("binary_tensor_data",)
 
@@ -244,6 +246,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Metadata, health, status and metrics."""
+        self._pass_over_body()
         self._answer(self._get)
 
     def do_POST(self) -> None:
@@ -356,6 +359,17 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise RequestRefused("the connection ended before the whole request arrived")
         return self._decompressed(body, limit)
+
+    def _pass_over_body(self) -> None:
+        """Read what a GET carries, as it would be taken for the next request; close where that is too much."""
+        text = ",".join(self.headers.get_all("Content-Length", ["0"]))
+        bounded = text.isascii() and text.isdigit() and len(text) <= 18 and int(text) <= MAX_PASSED_OVER_BYTES
+        if (
+            self.headers.get("Transfer-Encoding") is not None
+            or not bounded
+            or len(self.rfile.read(int(text))) != int(text)
+        ):
+            self.close_connection = True
 
     def _decompressed(self, body: bytes, limit: int) -> bytes:
         encoding = self.headers.get("Content-Encoding", "identity").lower()

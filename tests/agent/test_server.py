@@ -232,6 +232,27 @@ def test_an_unread_body_is_never_taken_for_the_next_request(server: InferenceSer
     assert b"411" in answer
 
 
+@pytest.mark.parametrize(
+    ("head", "answers"),
+    [
+        (b"Content-Length: 33", 2),
+        (b"Content-Length: 99999999", 1),
+        (b"Content-Length: 33\r\nContent-Length: 33", 1),
+        (b"Content-Length: -1", 1),
+        (b"Transfer-Encoding: chunked", 1),
+    ],
+)
+def test_the_body_of_a_get_is_never_taken_for_the_next_request(
+    server: InferenceServer, head: bytes, answers: int
+) -> None:
+    inner = b"GET /v2 HTTP/1.1\r\nHost: inner\r\n\r\n"[:33].ljust(33)
+    request = b"GET /status HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + inner
+    answer = raw(server, request + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == answers
+    assert b'"extensions"' not in answer
+    assert answer.count(b'{"live":true}') == answers - 1
+
+
 def test_an_address_that_makes_no_sense_is_refused(server: InferenceServer) -> None:
     assert raw(server, b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400")
 
