@@ -157,6 +157,8 @@ class Cause:
         members: all devices in the scope.
         affected: those of them that report it.
         elsewhere: devices outside the scope that report the same.
+        heard: devices outside the scope that have sent a window since the onset.
+        unheard: devices outside the scope that have not: they may be affected, too.
         streams: by share of the evidence, largest first.
         log_e: largest ln e-value among its findings.
         findings: keys of the findings it rests on.
@@ -179,6 +181,8 @@ class Cause:
     risk_ratio: float | None = None
     risk_ratio_low: float | None = None
     text: str = ""
+    heard: int = 0
+    unheard: int = 0
 
     @property
     def scope_key(self) -> str:
@@ -230,6 +234,7 @@ class Surroundings:
         measured: effects per device since its onset, where its windows allow it.
         inputs: names of the streams that describe inputs; None while no bundle of the model is described.
         units: natural unit per stream.
+        last_window_ms: end of the newest window of each device that ever sent one, Unix ms.
     """
 
     devices: Sequence[str]
@@ -237,6 +242,13 @@ class Surroundings:
     measured: Mapping[str, Measured] = field(default_factory=dict)
     inputs: frozenset[str] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    last_window_ms: Mapping[str, int] = field(default_factory=dict)
+
+    def with_others(self, cause: Cause) -> Cause:
+        """A cause with how many devices outside its scope were heard since its onset, and how many not."""
+        outside = set(self.devices) - set(cause.members) - cause.affected.keys()
+        heard = sum(self.last_window_ms.get(device, -1) > cause.onset_ms for device in outside)
+        return replace(cause, heard=heard, unheard=len(outside) - heard)
 
 
 def find_causes(findings: Sequence[Finding], around: Surroundings) -> list[Cause]:

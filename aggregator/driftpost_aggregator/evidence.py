@@ -113,11 +113,14 @@ def surroundings(
         standing: its standing findings.
         now_ms: Unix ms.
     """
-    query = select(devices.c.device, devices.c.bundle).where(devices.c.last_seen_ms >= now_ms - PRESENT_MS)
+    query = select(devices.c.device, devices.c.bundle, devices.c.last_window_ms).where(
+        devices.c.last_seen_ms >= now_ms - PRESENT_MS
+    )
     if "" not in bundles:
         query = query.where(devices.c.bundle.in_(sorted(bundles)))
     runs: dict[str, str | None] = {finding.device: finding.bundle for finding in standing}
-    runs |= {row.device: row.bundle for row in connection.execute(query)}
+    present = connection.execute(query).all()
+    runs |= {row.device: row.bundle for row in present}
     names = sorted(runs)
     attributes = attributes_of(connection, names)
     if len(set(runs.values())) > 1 and "" not in bundles:
@@ -141,6 +144,7 @@ def surroundings(
         units={
             stream.name: stream.unit for one in known.values() for stream in one.schema.streams if stream.unit
         },
+        last_window_ms={row.device: row.last_window_ms for row in present if row.last_window_ms is not None},
     )
 
 

@@ -116,7 +116,7 @@ class Triage:
             causes += self._hidden(connection, one, alarms, around, causes)
         window_s = max((one.window_s for one in known.values()), default=DEVICE_WINDOW_S)
         return plan(
-            causes,
+            [around.with_others(cause) for cause in causes],
             self._incidents(connection, model, around.attributes, watched, now_ms),
             now_ms=now_ms,
             settle_ms=int(self._settle_windows * min(window_s, MAX_SETTLING_WINDOW_S) * 1000),

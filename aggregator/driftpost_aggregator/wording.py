@@ -80,11 +80,19 @@ def sentence(cause: Cause, now_ms: int) -> str:
     if cause.scope != "device":
         parts.insert(0, f"{len(cause.affected)} of {len(cause.members)} devices")
     if cause.scope != "fleet":
-        others = "no other device affected"
-        if cause.elsewhere:
-            others = f"{cause.elsewhere} other device{'s' if cause.elsewhere > 1 else ''} affected"
-        parts.append(others)
+        parts.append(_others(cause))
     return f"{place_words(cause)}: " + "; ".join(parts)
+
+
+def _others(cause: Cause) -> str:
+    """What is known of the devices outside the scope; silence since the onset is not health."""
+    if cause.elsewhere:
+        return f"{cause.elsewhere} other device{'s' if cause.elsewhere > 1 else ''} affected"
+    if not cause.unheard:
+        return "no other device affected"
+    if not cause.heard:
+        return "no other device has reported since"
+    return f"no other device affected of {cause.heard} that reported since, {cause.unheard} did not"
 
 
 def since(at_ms: int, now_ms: int) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -194,6 +196,28 @@ def test_a_cause_reads_as_one_sentence() -> None:
 def test_a_fault_without_streams_speaks_in_its_device_s_words() -> None:
     (found,) = causes([finding("m3", kind="disk_full", source="device", streams=(), text="98 % full")])
     assert sentence(found, NOW) == "device m3: 98 % full, since 14:13 UTC; no other device affected"
+
+
+@pytest.mark.parametrize(
+    ("silent", "words"),
+    [
+        ((), "no other device affected"),
+        (FLEET[4:5], "no other device affected of 3 that reported since, 1 did not"),
+        (FLEET[4:], "no other device has reported since"),
+        (FLEET[:4], "no other device affected"),
+    ],
+    ids=["none silent", "one silent", "all others silent", "only the affected silent"],
+)
+def test_a_device_that_sent_nothing_since_the_onset_is_not_called_unaffected(
+    silent: Sequence[str], words: str
+) -> None:
+    onset_ms = NOW - 680_000
+    findings = [finding(name, onset_ms=onset_ms) for name in FLEET[:4]]
+    shifts = {name: measured(brightness=-3.2) for name in FLEET[:4]}
+    (found,) = causes(findings, **shifts)
+    last = {name: onset_ms if name in silent else onset_ms + 1 for name in FLEET}
+    around = Surroundings(FLEET, {}, last_window_ms=last)
+    assert sentence(around.with_others(found), NOW).endswith(f"; {words}")
 
 
 def test_an_onset_before_today_carries_its_date() -> None:

@@ -538,6 +538,25 @@ def test_a_device_that_claims_impossible_counts_does_not_keep_the_others_from_be
     assert "m1" in {row["scope_key"] for row in fleet.incidents()}
 
 
+def test_an_incident_does_not_speak_for_devices_that_have_not_reported_since_its_onset(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    for _ in range(4):
+        fleet.step()
+    onset, everybody = fleet.now, fleet.devices
+    fleet.devices = everybody[:6]
+    fleet.step(dimmed(0, 1, 2, 3), [dark(index, onset_ms=onset) for index in range(4)])
+    for _ in range(4):
+        fleet.step(dimmed(0, 1, 2, 3))
+    (incident,) = fleet.incidents()
+    assert incident["cause"].endswith("; no other device affected of 2 that reported since, 2 did not")
+    fleet.devices = everybody
+    fleet.step(dimmed(0, 1, 2, 3))
+    (incident,) = fleet.incidents()
+    assert incident["cause"].endswith("; no other device affected")
+
+
 def test_a_device_that_describes_day_long_windows_first_does_not_silence_its_model(
     engine: Engine, bundle: PaperBundle
 ) -> None:
