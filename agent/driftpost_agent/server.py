@@ -361,7 +361,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._decompressed(body, limit)
 
     def _pass_over_body(self) -> None:
-        """Read what a GET carries, as it would be taken for the next request; close where that is too much."""
+        """Read what a GET carries, or it would be taken for the next request; where that is much, close."""
         text = ",".join(self.headers.get_all("Content-Length", ["0"]))
         bounded = text.isascii() and text.isdigit() and len(text) <= 18 and int(text) <= MAX_PASSED_OVER_BYTES
         if (
