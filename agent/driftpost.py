@@ -17,9 +17,6 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from driftpost_agent.guard import Guard
-    from driftpost_models.bundle import Bundle
-
     from driftpost_agent.errors import (
         ActivationFailed,
         AgentError,
@@ -27,7 +24,9 @@ if TYPE_CHECKING:
         GuardClosed,
         StoreUnusable,
     )
+    from driftpost_agent.guard import Guard
     from driftpost_agent.verdict import GuardedResult, Reason, Status, Verdict
+    from driftpost_models.bundle import Bundle
     from driftpost_models.errors import BundleError, InputMismatch, ModelError, ModelRefused
 
 __all__ = [
