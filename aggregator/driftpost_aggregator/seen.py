@@ -1,8 +1,8 @@
 """Which messages of one (device, incarnation) were taken, in constant space for the usual case.
 
 Sequence numbers start at 1 and mostly arrive in order, so "everything up to `through`" says almost all; what
-arrived beyond a gap is kept as ranges until the gap closes. The record outlives the messages' own rows:
-something that returns after retention removed its row is still recognised.
+arrived beyond a gap is kept as ranges until the gap closes. The record does not rest on the
+messages' own rows: what returns after its row was deleted is still recognised.
 """
 
 from __future__ import annotations

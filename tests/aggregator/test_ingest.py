@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgpack
 import numpy as np
 import pytest
-from sqlalchemy import Engine, event, func, select, text
+from sqlalchemy import Engine, delete, event, func, select, text
 
 from driftpost_aggregator import ingest as ingest_module
 from driftpost_aggregator import seen as seen_module
@@ -160,6 +160,19 @@ def test_whatever_is_repeated_or_reordered_counts_once(
     assert totals(engine)["stored"] == totals(engine)["devices"] == totals(engine)["fleet"] == (48, 2400)
     assert len(seen) == 48
     assert before == 1
+
+
+def test_a_message_that_returns_after_its_row_was_deleted_is_acknowledged_and_not_counted_again(
+    engine: Engine, bundle: PaperBundle, ingest: Ingest
+) -> None:
+    device = PaperDevice("m1")
+    message = up(device, [describe(device, bundle), *some_windows(device, bundle, 4)])
+    first = acked(ingest.take([birth(device), message]))
+    with writing(engine) as connection:
+        connection.execute(delete(windows).where(windows.c.merged))
+    assert acked(ingest.take([message])) == first
+    after = totals(engine)
+    assert (after["stored"], after["devices"], after["fleet"]) == ((0, 0), (4, 200), (4, 200))
 
 
 def test_one_message_twice_in_one_batch_counts_once_and_is_acknowledged(

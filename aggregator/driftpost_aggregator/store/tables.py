@@ -104,8 +104,8 @@ bundles = Table(
 Index("ix_bundles_schema_id", bundles.c.schema_id)
 
 # What has been taken from each (device, incarnation): everything up to `through`, and the ranges in `beyond`.
-# It outlives the rows themselves, so a message that returns after retention has removed its row still
-# counts once.
+# It does not rest on the rows themselves, so a message that returns after its row was deleted still counts
+# once.
 seen = Table(
     "seen",
     metadata,
