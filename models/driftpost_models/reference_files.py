@@ -17,6 +17,7 @@ from driftpost_models.errors import ReferenceRefused
 from driftpost_models.image_files import IMAGE_SUFFIXES, ImageReader, ImageScale
 from driftpost_models.reference import Reference, fit_rows, from_arrays
 from driftpost_models.reference_labels import labels_from_file, labels_from_values
+from driftpost_models.reference_scale import image_scale_note, scale_note
 from driftpost_models.runtime import Array, TensorSpec
 
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
@@ -60,6 +61,10 @@ def load_reference(path: Path, inputs: Sequence[TensorSpec], options: ReferenceO
     if not path.is_file():
         raise ReferenceRefused(f"there is no reference at {path}")
     suffix = path.suffix.lower()
+    if not path.stat().st_size:
+        raise ReferenceRefused(
+            f"{path} can not be read: it is empty; save the data again, and see that the disk has room"
+        )
     try:
         if suffix == ".npz":
             return _npz(path, inputs, options)
@@ -106,6 +111,11 @@ def _arrays(
     else:
         _check_labels(options)
     names = [spec.name for spec in inputs]
+    if not given:
+        raise ReferenceRefused(
+            f"the file holds no array for the model's inputs: save one as {names[0]!r}, with one row for "
+            f"each inference (np.savez(path, **{{{names[0]!r}: rows}}))"
+        )
     if len(inputs) == 1 and names[0] not in given:
         if len(given) != 1:
             raise ReferenceRefused(
@@ -120,6 +130,7 @@ def _arrays(
             "leave it out, or name it with --labels"
         )
     steps: list[str] = []
+    notes: list[str | None] = []
     rows = max((len(a) for a in given.values() if a.ndim), default=0)
     ready: dict[str, Array] = {}
     for spec in inputs:
@@ -131,10 +142,13 @@ def _arrays(
             array = np.broadcast_to(array, (rows, *array.shape))
         if options.image_scale is not None and array.dtype == np.uint8:
             array = options.image_scale.apply(spec, array, steps)
+            notes.append(image_scale_note(spec, options.image_scale.black, options.image_scale.white))
+        notes.append(scale_note(spec, array, f"array {spec.name!r}"))
         ready[spec.name] = fit_rows(spec, array, f"array {spec.name!r}", steps)
     if not ready:
         raise ReferenceRefused(f"the file holds none of the model's inputs ({', '.join(names)})")
     reference = from_arrays(ready, sha256, source, steps, labels=labels, classes=classes)
+    reference.notes.extend(note for note in notes if note)
     return _with_labels(reference, options, ())
 
 
@@ -182,16 +196,19 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) ->
     else:
         _check_labels(options)
     steps: list[str] = []
+    notes = []
     arrays = {}
     columns: tuple[str, ...] = ()
     for spec, names in _assign_columns(path, taken, inputs, options):
         indices = [header.index(name) for name in names]
         table = _numbers(path, lines, header, indices)
+        notes.append(scale_note(spec, table, path.name))
         arrays[spec.name] = fit_rows(spec, table, path.name, steps)
         columns += names
     reference = from_arrays(
         arrays, _sha256(path), "csv", steps, labels=labels, classes=classes, columns=columns
     )
+    reference.notes.extend(note for note in notes if note)
     return _with_labels(reference, options, ())
 
 
@@ -287,6 +304,9 @@ def _folder(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions)
         steps,
         classes=options.classes,
     )
+    if images and options.image_scale is not None:
+        note = image_scale_note(spec, options.image_scale.black, options.image_scale.white)
+        reference.notes.extend([note] if note else [])
     others = {f.suffix.lower() for f in files} - {f.suffix.lower() for f in chosen} - _COMPANIONS
     if others:
         reference.notes.append(

@@ -70,6 +70,14 @@ class TestArrays:
         with pytest.raises(ReferenceRefused, match="from 0 to 255"):
             _load(tmp_path / "r.npy", CODES)
 
+    def test_an_empty_file_and_an_archive_of_nothing_say_what_to_save(self, tmp_path: Path) -> None:
+        (tmp_path / "e.npz").write_bytes(b"")
+        with pytest.raises(ReferenceRefused, match=r"e\.npz can not be read: it is empty; save"):
+            _load(tmp_path / "e.npz")
+        np.savez(tmp_path / "n.npz")
+        with pytest.raises(ReferenceRefused, match=r"no array for the model's inputs: save one as 'x'"):
+            _load(tmp_path / "n.npz")
+
     def test_missing_values_can_not_be_quantized(self, tmp_path: Path) -> None:
         np.save(tmp_path / "r.npy", np.array([[0.0, np.nan, 1.0]] * 2))
         with pytest.raises(ReferenceRefused, match="no code for missing values"):
