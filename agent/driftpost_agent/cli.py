@@ -15,6 +15,7 @@ import click
 from driftpost_agent.client import fetch_status
 from driftpost_agent.errors import DaemonUnreachable
 from driftpost_agent.settings import TABLE, starter_file
+from driftpost_models.file_argument import FileArgument
 from driftpost_sync.clock import SystemClock
 from driftpost_sync.settings import Settings
 from driftpost_sync.systemd import Notifier
@@ -43,7 +44,7 @@ def run(config: Path) -> None:
     from driftpost_agent import logs  # noqa: PLC0415 - `status` and `settings` start faster without the rest
     from driftpost_agent.daemon import Daemon  # noqa: PLC0415
 
-    settings = TABLE.load(config)
+    settings = _settings(config)
     # systemd sets this when stderr is connected to the journal.
     logs.set_up(settings.text("log.level"), journal="JOURNAL_STREAM" in os.environ)
     exit_event = threading.Event()
@@ -64,12 +65,12 @@ def status(config: Path, as_json: bool) -> None:
     """Show how the running agent is."""
     from driftpost_agent.status_table import render  # noqa: PLC0415
 
-    document = _status(TABLE.load(config))
+    document = _status(_settings(config))
     click.echo(json.dumps(document, indent=2) if as_json else render(document))
 
 
 @agent.command()
-@click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("bundle", type=FileArgument("Check the path; `driftpost bundle build` makes a bundle."))
 @_config
 def activate(bundle: Path, config: Path) -> None:
     """Verify BUNDLE, test it on this device and make it the active one.
@@ -80,7 +81,7 @@ def activate(bundle: Path, config: Path) -> None:
     from driftpost_agent.activation import Activation  # noqa: PLC0415
     from driftpost_agent.loading import loader, trusted_keys  # noqa: PLC0415
 
-    settings = TABLE.load(config)
+    settings = _settings(config)
     activation = Activation(
         settings.path("store.path").parent / "bundles",
         trusted_keys(settings),
@@ -142,6 +143,15 @@ def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker:
     except OSError as error:
         raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
     click.echo(f"Wrote {path}. Next: driftpost agent run --config {path}")
+
+
+def _settings(config: Path) -> Settings:
+    if not config.exists():
+        raise click.ClickException(
+            f"there is no {config}: write one with `driftpost agent init {config}`, "
+            "or give the right path with --config"
+        )
+    return TABLE.load(config)
 
 
 def _status(settings: Settings) -> dict[str, Any]:

@@ -148,7 +148,10 @@ def read_archive(path: Path, trusted: Sequence[PublicKey] | None) -> Archive:
         with zipfile.ZipFile(path) as archive:
             return _read(path.name, archive, trusted)
     except OSError as error:
-        raise BundleMalformed(f"{path} can not be read: {error.strerror or error}") from error
+        raise BundleMalformed(
+            f"{path} can not be read: {error.strerror or error}; check the path, or make it with "
+            "`driftpost bundle build`"
+        ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         # zipfile reports encrypted members as RuntimeError and odd headers as any of these.
         raise BundleMalformed(f"{path.name} is not a readable bundle: {error}") from error
@@ -271,5 +274,7 @@ def _signature(name: str, content: bytes, manifest: bytes, trusted: Sequence[Pub
             f"{name}: the signature of key {key} does not match the content: it was changed"
         )
     raise BundleUntrusted(
-        f"{name} is signed by key {key}, which is not trusted here (trusted: {', '.join(known) or 'none'})"
+        f"{name} is signed by key {key}, which is not trusted here (trusted: {', '.join(known) or 'none'}); "
+        "trust the public key of whoever built it if you know them (model.trusted_keys on a device), or have "
+        "the bundle built again with a trusted key"
     )

@@ -9,6 +9,7 @@ import click
 from driftpost_models.build import build_bundle
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ModelError, ReferenceRefused
+from driftpost_models.file_argument import FileArgument
 from driftpost_models.image_files import ImageScale
 from driftpost_models.progress_bars import ProgressBars
 from driftpost_models.report import built_text, inspect_json, inspect_text
@@ -22,6 +23,14 @@ from driftpost_models.signing import (
 )
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_BUNDLE = FileArgument("Check the path; `driftpost bundle build` makes a bundle.")
+_MODEL = FileArgument("Check the path; it is the trained model's .onnx or .tflite file.")
+_REFERENCE = FileArgument(
+    "Check the path; it holds what the model saw when all was well, as `bundle build --help` lists.",
+    folder=True,
+)
+_PRIVATE_KEY = FileArgument("Check the path; `driftpost keys new PATH` makes a key.")
+_PUBLIC_KEY = FileArgument("Check the path; it is the .pub file that `driftpost keys new` wrote.")
 _KEY_NAME = "driftpost.key"
 
 
@@ -31,11 +40,11 @@ def bundle() -> None:
 
 
 @bundle.command()
-@click.option("--model", required=True, type=_FILE, help="The .onnx or .tflite file.")
+@click.option("--model", required=True, type=_MODEL, help="The .onnx or .tflite file.")
 @click.option(
     "--reference",
     required=True,
-    type=click.Path(exists=True, path_type=Path),
+    type=_REFERENCE,
     help="What the model saw when all was well, in time order: .npz, .npy, .csv (with a header), "
     "a folder of images or of raw tensors (.bin).",
 )
@@ -45,7 +54,10 @@ def bundle() -> None:
 @click.option("--labels", help="True classes: a file, or the name of a column or array of the reference.")
 @click.option("--classes", "classes_file", type=_FILE, help="A text file with the class names, one a line.")
 @click.option(
-    "--key", "key_file", type=_FILE, help="Private key that signs the bundle (see `driftpost keys new`)."
+    "--key",
+    "key_file",
+    type=_PRIVATE_KEY,
+    help="Private key that signs the bundle (see `driftpost keys new`).",
 )
 @click.option("--name", help="The model's name; by default the file's.")
 @click.option("--model-version", help="The model's version; by default the first digits of its SHA-256.")
@@ -99,9 +111,9 @@ def build(  # noqa: PLR0917 - click passes every option by name
 
 
 @bundle.command()
-@click.argument("path", type=_FILE)
+@click.argument("path", type=_BUNDLE)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--key", "key_file", type=_FILE, help="Public key to verify the signature with.")
+@click.option("--key", "key_file", type=_PUBLIC_KEY, help="Public key to verify the signature with.")
 def inspect(path: Path, as_json: bool, key_file: Path | None) -> None:
     """Show what a bundle holds."""
     opened = _open(path, key_file)
@@ -109,8 +121,10 @@ def inspect(path: Path, as_json: bool, key_file: Path | None) -> None:
 
 
 @bundle.command()
-@click.argument("path", type=_FILE)
-@click.option("--key", "key_file", required=True, type=_FILE, help="Public key that must have signed it.")
+@click.argument("path", type=_BUNDLE)
+@click.option(
+    "--key", "key_file", required=True, type=_PUBLIC_KEY, help="Public key that must have signed it."
+)
 def verify(path: Path, key_file: Path) -> None:
     """Check every hash and the signature; the exit status says whether all is well."""
     opened = _open(path, key_file)
@@ -147,7 +161,7 @@ def new(path: Path) -> None:
 
 
 @keys.command()
-@click.argument("path", type=_FILE)
+@click.argument("path", type=_PUBLIC_KEY)
 def show(path: Path) -> None:
     """Show the fingerprint of a private or public key."""
     try:

@@ -79,7 +79,10 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_BYTES + 1)
     except OSError as error:
-        raise KeyProblem(f"the key {path} can not be read: {error.strerror}") from error
+        raise KeyProblem(
+            f"the key {path} can not be read: {error.strerror}; check the path and its permissions, "
+            "or make a pair with `driftpost keys new`"
+        ) from error
     if len(content) > MAX_KEY_BYTES:
         raise KeyProblem(f"{path} is too large to be a key")
     return content

@@ -137,3 +137,20 @@ def test_the_page_names_every_trouble() -> None:
 
 def test_an_agent_that_works_alone_says_so() -> None:
     assert "off (sync.enabled is false)" in render(document(link={"enabled": False}))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["status"], ["activate", "a.bundle"]], ids=["run", "status", "activate"]
+)
+def test_without_a_configuration_it_says_how_to_write_one(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "a.bundle").touch()
+    arguments = [str(tmp_path / "a.bundle") if word == "a.bundle" else word for word in arguments]
+    outcome = CliRunner().invoke(agent, [*arguments, "--config", str(tmp_path / "agent.toml")])
+    assert outcome.exit_code == 1
+    assert f"driftpost agent init {tmp_path / 'agent.toml'}" in outcome.output
+
+
+def test_a_bundle_that_is_not_there_can_be_made(tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(agent, ["activate", str(tmp_path / "no.bundle")])
+    assert outcome.exit_code == 2
+    assert "does not exist. Check the path; `driftpost bundle build`" in outcome.output

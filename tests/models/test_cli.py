@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from driftpost_models.build import Built
 from driftpost_models.cli import bundle, keys
+from driftpost_models.signing import generate
 from models import onnx_files
 
 
@@ -186,3 +187,32 @@ def test_notes_on_several_streams_are_said_once(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Please check:" in result.output
     assert "similarly" in result.output
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments", "says"),
+    [
+        (bundle, ["inspect", "no.bundle"], "`driftpost bundle build` makes a bundle"),
+        (bundle, ["verify", "no.bundle", "--key", "no.pub"], "the .pub file that `driftpost keys new` wrote"),
+        (bundle, ["build", "--model", "no.onnx"], "the trained model's .onnx or .tflite file"),
+        (bundle, ["build", "--reference", "no.npz"], "what the model saw when all was well"),
+        (bundle, ["build", "--key", "no.key"], "`driftpost keys new PATH` makes a key"),
+        (keys, ["show", "no.pub"], "the .pub file"),
+    ],
+)
+def test_a_path_where_nothing_is_says_what_should_be_there(
+    group: object, arguments: list[str], says: str
+) -> None:
+    outcome = _run(group, *arguments)
+    assert outcome.exit_code == 2
+    assert "does not exist. Check the path" in outcome.output
+    assert says in outcome.output
+
+
+def test_the_bundle_of_a_stranger_says_how_to_trust_them(built: Built, tmp_path: Path) -> None:
+    built.bundle.write(tmp_path / "s.bundle", generate())
+    assert _run(keys, "new", tmp_path / "ours.key").exit_code == 0
+    outcome = _run(bundle, "verify", tmp_path / "s.bundle", "--key", tmp_path / "ours.key.pub")
+    assert outcome.exit_code == 1
+    assert "not trusted here" in outcome.output
+    assert "model.trusted_keys" in outcome.output
