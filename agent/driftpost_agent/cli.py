@@ -90,7 +90,7 @@ def activate(bundle: Path, config: Path) -> None:
     )
     # An earlier attempt with the same bundle has its line in the history as well.
     history = _status_if_running(settings).get("activations", [])
-    before = history[0]["number"] if history else 0
+    before = history[0].get("number", 0) if history else 0
     activated = activation.activate(bundle)
     click.echo(f"verified and tested: {activated.name} {activated.version} ({activated.id[:12]})")
     try:
@@ -106,7 +106,7 @@ def activate(bundle: Path, config: Path) -> None:
             return
         for entry in document["activations"]:
             if (
-                entry["number"] > before
+                entry.get("number", 0) > before
                 and entry["bundle"] == activated.id
                 and entry["outcome"] == "rolled back"
             ):
