@@ -19,8 +19,10 @@ from driftpost_aggregator.errors import TargetRefused
 # 6052, RFC 8215); the library takes them for addresses like any other.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-# Deprecated, and of no use on the internet (RFC 4291, 2.5.5.1).
+# Deprecated, and of no use on the internet (RFC 4291, 2.5.5.1; RFC 7526). Patch releases of Python's library
+# disagree on whether the second is public.
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,9 @@ def is_public(address: str) -> bool:
     """Whether an IP address lies on the public internet, and any IPv4 address that it carries too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        if ip in _IPV4_COMPATIBLE or ip in _LOCAL_NAT64 or ip.is_site_local:
+        if ip.is_site_local or any(ip in net for net in (_IPV4_COMPATIBLE, _LOCAL_NAT64, _SIX_TO_FOUR)):
             return False
-        carried = ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF) if ip in _NAT64 else None)
-        if carried is not None and not is_public(str(carried)):
+        if ip in _NAT64 and not is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))):
             return False
         ip = ip.ipv4_mapped or ip
     return ip.is_global and not ip.is_multicast

@@ -317,7 +317,7 @@ def test_a_loopback_target_is_refused_unless_allowed(
         ("64:ff9b::8.8.8.8", True),
         ("64:ff9b:1::8.8.8.8", False),
         ("2002:7f00:1::1", False),
-        ("2002:808:808::1", True),
+        ("2002:808:808::1", False),
         ("::127.0.0.1", False),
     ],
 )
