@@ -88,7 +88,7 @@ class Progress:
         self._console = console
         self._live = (
             Live(console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True)
-            if console.is_terminal
+            if console.is_terminal and not console.is_dumb_terminal
             else None
         )
         self._said = _Said()

@@ -10,8 +10,15 @@ LINE = DeviceLine("meter-1", "B", "onnx", "", 240, 0.975, 12, 11, 10, 0)
 SNAPSHOT = Snapshot("quiet stretch", 20.0, "http://127.0.0.1:8088", [LINE, replace(LINE, name="meter-2")])
 
 
-def console(terminal):
-    return Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
+def console(terminal, kind="xterm"):
+    # rich asks the environment what the terminal can do; the test's own must not decide.
+    return Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=120,
+        color_system=None,
+        _environ={"TERM": kind},
+    )
 
 
 def shown(console):
@@ -51,6 +58,13 @@ def test_a_terminal_gets_a_live_table(text):
     with Progress(out) as progress:
         progress.show(SNAPSHOT, 0.0)
     assert text in shown(out)
+
+
+def test_a_terminal_that_can_not_move_its_cursor_gets_plain_lines():
+    out = console(terminal=True, kind="dumb")
+    with Progress(out) as progress:
+        progress.show(SNAPSHOT, 0.0)
+    assert shown(out).startswith("quiet stretch: 480 inferences")
 
 
 def test_an_address_in_brackets_is_printed_as_it_is():
