@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_sketches.binning import Binner
+from driftpost_sketches.binning import Binner, Indices
 from driftpost_sketches.cells import CELLS
 from driftpost_sketches.errors import MalformedSketch
 from driftpost_sketches.schema import CODE_BINS, Schema, StreamKind
@@ -26,7 +26,8 @@ BLOCK_ROWS = 4096
 class WindowAccumulator:
     """The open window of one schema.
 
-    The last row of a window is carried into the next, so that no transition is lost between them.
+    The last row of a window is carried into the next, so that no transition is lost between them; of a partial
+    stream the last row that belonged to it, however many windows ago.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -43,6 +44,11 @@ class WindowAccumulator:
             s.name: (i, s.lowest_code) for i, s in enumerate(schema.streams) if s.kind is StreamKind.CODES
         }
         tracked = len(self._tracked)
+        partial = np.array([s.partial for s in streams], dtype=bool)
+        # A NaN in a partial stream is no missing value.
+        self._counted = None if not partial.any() else (~partial).astype(np.int64)
+        self._partial = np.flatnonzero(partial[self._tracked])
+        self._places = np.arange(tracked)
         self._pair_base = (np.arange(tracked, dtype=np.int64) * CELLS**2)[:, None]
         self._carried: npt.NDArray[np.int64] = np.full(tracked, -1, dtype=np.int64)
         self._carried_value: npt.NDArray[np.float64] = np.full(tracked, np.nan)
@@ -59,7 +65,8 @@ class WindowAccumulator:
         """Adds a block of rows, in time order.
 
         Args:
-            values: float64[rows, S_scalar], a column per non-codes stream in schema order; NaN is missing.
+            values: float64[rows, S_scalar], a column per non-codes stream in schema order; NaN is missing, or
+                in a partial stream no row of its.
             codes: int8 or uint8 arrays by codes stream, first axis rows; rows without codes and streams
                 without any may be left out.
 
@@ -113,7 +120,6 @@ class WindowAccumulator:
     def _clear(self) -> None:
         streams, tracked = len(self.schema), len(self._tracked)
         self._rows = 0
-        self._steps = 0
         self._counts: npt.NDArray[np.int64] = np.zeros(int(self.schema.offsets[-1]), dtype=np.int64)
         self._missing: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
         self._nonfinite: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
@@ -123,6 +129,7 @@ class WindowAccumulator:
         self._sum2: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
         self._pairs: npt.NDArray[np.int64] = np.zeros(tracked * CELLS**2, dtype=np.int64)
         self._repeats: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
+        self._steps: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
 
     def _add(self, values: npt.NDArray[np.float64]) -> None:
         """Adds float64[S_scalar, rows]."""
@@ -135,7 +142,7 @@ class WindowAccumulator:
         low, high = values, values
         if finite is not None:
             missing = np.isnan(values).sum(axis=1)
-            self._missing[scalar] += missing
+            self._missing[scalar] += missing if self._counted is None else missing * self._counted
             self._nonfinite[scalar] += values.shape[1] - finite.sum(axis=1) - missing
             low, high = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
         self._low[scalar] = np.minimum(self._low[scalar], low.min(axis=1))
@@ -166,19 +173,58 @@ class WindowAccumulator:
             return
         if len(tracked) != len(values):
             values, cells = values[tracked], cells[tracked]
-        self._steps += cells.shape[1] - 1
-        if cells.shape[1] > 1:
+        if len(self._partial):
+            gappy = self._partial[np.isnan(values[self._partial]).any(axis=1)]
+            if len(gappy):
+                self._link_gappy(gappy, values[gappy], cells[gappy])
+                whole = np.delete(self._places, gappy)
+                self._link(whole, values[whole], cells[whole])
+                return
+        self._link(self._places, values, cells)
+
+    def _link(
+        self, streams: Indices, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]
+    ) -> None:
+        """Adds moves of streams to which every row of the block belongs."""
+        rows = cells.shape[1]
+        if rows > 1:
             steps = cells[:, :-1] * CELLS
             steps += cells[:, 1:]
-            steps += self._pair_base
+            steps += self._pair_base[streams]
             self._pairs += np.bincount(steps.ravel(), minlength=self._pairs.size)
-            self._repeats += np.count_nonzero(values[:, 1:] == values[:, :-1], axis=1)
-        if self._carried[0] >= 0:
-            self._pairs[self._pair_base[:, 0] + self._carried * CELLS + cells[:, 0]] += 1
-            self._repeats += values[:, 0] == self._carried_value
-            self._steps += 1
-        self._carried = cells[:, -1].copy()
-        self._carried_value = values[:, -1].copy()
+            self._repeats[streams] += np.count_nonzero(values[:, 1:] == values[:, :-1], axis=1)
+        before = self._carried[streams]
+        known = before >= 0
+        self._pairs[(self._pair_base[streams, 0] + before * CELLS + cells[:, 0])[known]] += 1
+        self._repeats[streams] += known & (values[:, 0] == self._carried_value[streams])
+        self._steps[streams] += rows - 1 + known
+        self._carried[streams] = cells[:, -1]
+        self._carried_value[streams] = values[:, -1]
+
+    def _link_gappy(
+        self, streams: Indices, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]
+    ) -> None:
+        """Adds moves of partial streams: between each row that belongs to one and the one before it that did.
+
+        What was carried stands in front as a row of its own; then the rows of all streams are one list, in
+        which neighbours of the same stream are moves.
+        """
+        carried = self._carried[streams]
+        values = np.concatenate([self._carried_value[streams, None], values], axis=1)
+        cells = np.concatenate([carried[:, None], cells], axis=1)
+        own = ~np.isnan(values)
+        own[:, 0] = carried >= 0
+        x, cell, owner = values[own], cells[own], streams[np.nonzero(own)[0]]
+        if not len(x):
+            return
+        linked = owner[1:] == owner[:-1]
+        moves = self._pair_base[owner[1:], 0] + cell[:-1] * CELLS + cell[1:]
+        self._pairs += np.bincount(moves[linked], minlength=self._pairs.size)
+        self._steps += np.bincount(owner[1:][linked], minlength=len(self._steps))
+        self._repeats += np.bincount(owner[1:][linked & (x[1:] == x[:-1])], minlength=len(self._steps))
+        last = np.append(~linked, True)
+        self._carried[owner[last]] = cell[last]
+        self._carried_value[owner[last]] = x[last]
 
     def _checked(self, codes: Mapping[str, npt.NDArray[Any]], rows: int) -> dict[str, npt.NDArray[np.uint8]]:
         checked = {}

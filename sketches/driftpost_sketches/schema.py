@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from driftpost_sketches.errors import MalformedSketch, UnsupportedVersion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CODE_BINS = 256  # every code of an 8-bit tensor
 MAX_STREAMS = 4096  # far above any sane probe set; bounds what a hostile schema can allocate
 MAX_BINS = 4096  # bins of one stream, likewise
@@ -57,6 +57,9 @@ class Stream:
         scale: robust spread of the reference, in natural units, positive.
         lowest_code: codes only: the code of bin 0 (0 for uint8, -128 for int8).
         tracked: whether detectors watch it; others are only sketched.
+        partial: whether a NaN says "this row is none of this stream's" instead of "missing". Such rows are not
+            counted, and the rows before and after them are neighbours. A row of the stream without a value
+            holds an infinity.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Stream:
     scale: float = 1.0
     lowest_code: int = 0
     tracked: bool = True
+    partial: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", StreamKind(self.kind))
@@ -96,6 +100,8 @@ class Stream:
             )
         if self.kind is StreamKind.CODES and (self.tracked or self.lowest_code not in (0, -128)):
             raise MalformedSketch(f"stream {self.name!r}: codes start at 0 or -128 and are never tracked")
+        if self.kind is StreamKind.CODES and self.partial:
+            raise MalformedSketch(f"stream {self.name!r}: codes have no rows of their own to leave out")
 
     @property
     def n_bins(self) -> int:
@@ -132,6 +138,7 @@ class Stream:
             "scale": self.scale,
             "lowest_code": self.lowest_code,
             "tracked": self.tracked,
+            "partial": self.partial,
         }
 
     @classmethod
@@ -157,6 +164,7 @@ class Stream:
                 scale=float(plain["scale"]),
                 lowest_code=_whole(plain["lowest_code"]),
                 tracked=_flag(plain["tracked"]),
+                partial=_flag(plain["partial"]),
             )
         except MalformedSketch:
             raise
@@ -196,6 +204,8 @@ class Schema:
         offsets: int64[S + 1], where each stream's bins begin in a window's counts.
         scalar_streams: int64 indices of the streams that have a column in the value matrix.
         tracked_streams: int64 indices of the streams that detectors watch.
+        whole_streams: int64 indices of the scalar streams that every row belongs to.
+        partial_streams: int64 indices of the other scalar streams.
     """
 
     def __init__(self, streams: tuple[Stream, ...] | list[Stream]) -> None:
@@ -212,6 +222,12 @@ class Schema:
         self.tracked_streams: npt.NDArray[np.int64] = np.array(
             [i for i in scalar if self.streams[i].tracked], dtype=np.int64
         )
+        self.whole_streams: npt.NDArray[np.int64] = np.array(
+            [i for i in scalar if not self.streams[i].partial], dtype=np.int64
+        )
+        self.partial_streams: npt.NDArray[np.int64] = np.array(
+            [i for i in scalar if self.streams[i].partial], dtype=np.int64
+        )
 
     @cached_property
     def id(self) -> bytes:
@@ -224,7 +240,7 @@ class Schema:
             digest.update(struct.pack("<III", len(s.edges), len(s.categories), len(s.labels)))
             digest.update(struct.pack(f"<{len(s.edges) + 2}d", *s.edges, s.center, s.scale))
             digest.update(struct.pack(f"<{len(s.categories)}q", *s.categories))
-            digest.update(struct.pack("<i?", s.lowest_code, s.tracked))
+            digest.update(struct.pack("<i??", s.lowest_code, s.tracked, s.partial))
         return digest.digest()[:16]
 
     def index(self, name: str) -> int:

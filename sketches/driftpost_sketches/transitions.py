@@ -16,23 +16,26 @@ from driftpost_sketches.schema import Schema
 class Transitions:
     """Moves from one row's cell to the next row's, for every tracked stream; treat as read-only.
 
+    The next row of a partial stream is the next one that belongs to it.
+
     Attributes:
         schema_id: 16 bytes, the schema whose tracked streams these are.
         moves: int64[T, CELLS, CELLS]; moves[t, i, j] counts rows in cell j whose predecessor was in cell i.
         repeats: int64[T], rows whose value equals its predecessor exactly.
-        steps: number of counted moves (the same for every stream).
+        steps: int64[T], counted moves; the same number for all streams that are not partial.
     """
 
     schema_id: bytes
     moves: npt.NDArray[np.int64]
     repeats: npt.NDArray[np.int64]
-    steps: int
+    steps: npt.NDArray[np.int64]
 
     @classmethod
     def empty(cls, schema: Schema) -> Transitions:
         """No moves yet: the neutral element of `merge`."""
         tracked = len(schema.tracked_streams)
-        return cls(schema.id, np.zeros((tracked, CELLS, CELLS), np.int64), np.zeros(tracked, np.int64), 0)
+        none = np.zeros(tracked, np.int64)
+        return cls(schema.id, np.zeros((tracked, CELLS, CELLS), np.int64), none, none.copy())
 
     def merge(self, other: Transitions) -> Transitions:
         """Counts of both.

@@ -41,7 +41,7 @@ def same_window(a, b):
 
 
 def same_transitions(a, b):
-    return np.array_equal(a.moves, b.moves) and np.array_equal(a.repeats, b.repeats) and a.steps == b.steps
+    return np.array_equal(a.moves, b.moves) and np.array_equal(a.repeats, b.repeats) and np.array_equal(a.steps, b.steps)
 
 
 # How to make each mergeable sketch of some rows, and to compare two of them.

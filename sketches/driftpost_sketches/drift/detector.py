@@ -79,7 +79,7 @@ class DriftDetector:
         moves = transitions.moves.reshape(len(self._tables), 1, CELLS * CELLS)
         log_e = np.matmul(moves.astype(np.float32), self._tables)[:, 0].astype(np.float64)
         repeats = transitions.repeats[:, None]
-        log_e += repeats * self._repeat[0] + (transitions.steps - repeats) * self._repeat[1]
+        log_e += repeats * self._repeat[0] + (transitions.steps[:, None] - repeats) * self._repeat[1]
         return self._monitor.step(log_e, self._monitor.reference.sums(window, transitions))
 
     def evidence(self) -> npt.NDArray[np.float32]:
