@@ -32,6 +32,8 @@ def pack_signed(values: npt.NDArray[np.int64]) -> bytes:
 
 def planes(values: npt.NDArray[Any]) -> bytes:
     """The array's bytes, grouped by significance."""
+    if not len(values):
+        return b""
     return np.ascontiguousarray(values.view(np.uint8).reshape(len(values), -1).T).tobytes()
 
 
@@ -134,8 +136,8 @@ def unwrap(data: bytes, magic: bytes, version: int, what: str, *, most: int, mos
     found = data[len(magic)]
     if found > version:
         raise UnsupportedVersion(what, found, version)
-    if found < 1:
-        raise MalformedSketch(f"{what} of format version 0")
+    if found < version:
+        raise MalformedSketch(f"{what} of format version {found}, which is no longer read; make it anew")
     inflater = zlib.decompressobj()
     try:
         # One byte more than allowed tells a bomb from a full measure without inflating it.
