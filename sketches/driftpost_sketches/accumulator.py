@@ -182,9 +182,7 @@ class WindowAccumulator:
                 return
         self._link(self._places, values, cells)
 
-    def _link(
-        self, streams: Indices, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]
-    ) -> None:
+    def _link(self, streams: Indices, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]) -> None:
         """Adds moves of streams to which every row of the block belongs."""
         rows = cells.shape[1]
         if rows > 1:

@@ -26,7 +26,7 @@ from driftpost_sketches.schema import Schema, StreamKind
 from driftpost_sketches.window import Window
 
 MAGIC = b"DPC"
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 32 << 20  # 41 streams take about 100 kB
 MAX_HEAD = 8 << 20
 DEFAULT_EFFECT = 0.02  # reference standard deviations
@@ -45,6 +45,8 @@ class Calibration:
         schema: the streams.
         chains: one for each tracked stream, in the order of `schema.tracked_streams`.
         smallest_effect: float64[T], in reference standard deviations.
+        ceiling: float64[T], independent rows that each stream's reference counts as at most, whatever its own
+            memory says: what a profile that was fitted on it (of the hours of a day) is worth.
         distinct: distinct rows of the reference where it repeats itself, else its rows.
         baseline: sketch of the whole reference.
         notes: what a person should know about this reference, in sentences.
@@ -53,6 +55,7 @@ class Calibration:
     schema: Schema
     chains: tuple[Chain, ...]
     smallest_effect: FloatArray
+    ceiling: FloatArray
     distinct: int
     baseline: Window
     notes: tuple[str, ...]
@@ -70,6 +73,7 @@ class Calibration:
         *,
         smallest_effect: float | Mapping[str, float] = DEFAULT_EFFECT,
         codes: Mapping[str, npt.NDArray[Any]] | None = None,
+        ceiling: Mapping[str, float] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Calibration:
         """Learns the reference.
@@ -80,10 +84,12 @@ class Calibration:
             smallest_effect: smallest change worth knowing, in reference standard deviations: one number, or
                 by stream name ("*" for those not named). Names of streams that are not tracked are ignored.
             codes: tensors of the codes streams, n rows each, for the baseline.
+            ceiling: see the attribute, by stream name; the rows where left out.
             progress: called with (streams done, streams in all).
 
         Raises:
-            CalibrationError: fewer rows than a chain needs, or an effect that is not a size.
+            CalibrationError: fewer rows than a chain needs, in all or of a partial stream's own, or an effect
+                that is not a size.
             MalformedSketch: values or codes that do not fit the schema.
         """
         values = np.asarray(values, dtype=np.float64)
@@ -107,19 +113,32 @@ class Calibration:
         for done, i in enumerate(schema.tracked_streams):
             stream, c = schema.streams[i], column[int(i)]
             numeric = stream.kind is StreamKind.NUMERIC
-            chains.append(fit_chain(cells[c], values[:, c], numeric, value_cells(stream)))
+            own, series = cells[c], values[:, c]
+            if stream.partial:
+                mine = ~np.isnan(series)
+                own, series = own[mine], series[mine]
+            if len(series) < MIN_ROWS:
+                raise CalibrationError(
+                    f"only {len(series)} reference rows belong to {stream.name}; at least {MIN_ROWS} are needed"
+                )
+            chains.append(fit_chain(own, series, numeric, value_cells(stream)))
             if progress is not None:
                 progress(done + 1, len(schema.tracked_streams))
         distinct = distinct_rows(schema, values)
         notes = notes_on(schema, chains, rows, distinct)
-        return cls(schema, tuple(chains), effects, distinct, baseline, notes)
+        names = [schema.streams[i].name for i in schema.tracked_streams]
+        least = [
+            min(chain.rows, (ceiling or {}).get(n, math.inf)) for n, chain in zip(names, chains, strict=True)
+        ]
+        most = np.array(least, dtype=np.float64)
+        return cls(schema, tuple(chains), effects, most, distinct, baseline, notes)
 
     def margins(self, t: int) -> Margins:
         """What the bets on tracked stream `t` are charged for a trifle and for the reference's own error."""
         chain = self.chains[t]
-        return Margins(
-            float(self.smallest_effect[t]), min(chain.rows / chain.correlation_rows, self.distinct)
-        )
+        own = chain.rows / max(self.baseline.rows, 1)
+        independent = min(chain.rows / chain.correlation_rows, self.distinct * own, float(self.ceiling[t]))
+        return Margins(float(self.smallest_effect[t]), independent)
 
     def tau(self, name: str) -> float:
         """Rows of stream `name` that carry as much as one independent row (at least 1).
@@ -163,12 +182,13 @@ class Calibration:
         threshold = budget.log_threshold(window_s)
         sentences = []
         for t, name in enumerate(self.tracked_names):
-            margins, tau = self.margins(t), self.chains[t].correlation_rows
+            margins = self.margins(t)
             needed = independent_needed(margins.effect, threshold, len(self.chains))
             if margins.independent >= needed:
                 continue
             charged = margins.charging(errors_needed(margins, threshold, len(self.chains)))
-            more = math.ceil((needed - margins.independent) * tau / 100.0) * 100
+            each = self.baseline.rows / margins.independent
+            more = math.ceil((needed - margins.independent) * each / 100.0) * 100
             sentences.append(
                 f"{name}: the reference counts as {margins.independent:,.0f} independent rows; {budget} asks "
                 f"for {needed:,.0f}. Add about {more:,} rows in time order; until then changes below "
@@ -203,6 +223,7 @@ class Calibration:
             packing.blob_bytes(json.dumps(head, separators=(",", ":")).encode()),
             packing.blob_bytes(self.baseline.to_bytes()),
             self.smallest_effect.astype("<f8").tobytes(),
+            self.ceiling.astype("<f8").tobytes(),
         ]
         for c in self.chains:
             for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau, c.excess, c.caution):
@@ -229,7 +250,7 @@ class Calibration:
             notes = tuple(str(note) for note in plain["notes"])
             if len(heads) != len(schema.tracked_streams):
                 raise MalformedSketch("a calibration has one chain for each tracked stream")
-            effects = reader.array("<f8", len(heads))
+            effects, ceiling = reader.array("<f8", len(heads)), reader.array("<f8", len(heads))
             chains = tuple(_read_chain(reader, h) for h in heads)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, MalformedSketch):
@@ -239,7 +260,9 @@ class Calibration:
         baseline.check(schema)
         if not ((effects >= 0) & (effects <= MAX_EFFECT)).all() or distinct < 1:
             raise MalformedSketch("a smallest effect or a number of rows is none")
-        return cls(schema, chains, effects, distinct, baseline, notes)
+        if not ((ceiling > 0) & (ceiling <= [c.rows for c in chains])).all():
+            raise MalformedSketch("a reference counts as no rows, or as more than it has")
+        return cls(schema, chains, effects, ceiling, distinct, baseline, notes)
 
 
 def _read_chain(reader: packing.Reader, head: Mapping[str, Any]) -> Chain:

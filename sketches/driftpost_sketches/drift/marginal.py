@@ -34,7 +34,7 @@ class MarginalDetector:
         schema: of the windows.
         baseline: sketch of the reference.
         tau: rows per independent row, by tracked stream; 1 where a stream is left out.
-        n_ref: effective size of the reference, by tracked stream; rows over tau where left out.
+        n_ref: effective size of the reference, by tracked stream; its rows over tau where left out.
         smallest_effect: smallest change worth knowing in reference standard deviations, one number or by
             stream ("*" for those not named).
         log_threshold: from `Budget.log_threshold`.
@@ -62,7 +62,8 @@ class MarginalDetector:
             absent = int(baseline.missing[i] + baseline.nonfinite[i])
             counts = fold(schema, int(i), baseline.counts[schema.offsets[i] : schema.offsets[i + 1]], absent)
             chain = independent_chain(counts, stream.kind is StreamKind.NUMERIC, value_cells(stream))
-            size = _positive(n_ref.get(stream.name, max(baseline.rows, 1) / taus[t]), "n_ref", stream.name)
+            own = max(int(counts.sum()), 1)
+            size = _positive(n_ref.get(stream.name, own / taus[t]), "n_ref", stream.name)
             margins = Margins(_effect(smallest_effect, stream.name), size)
             margins = margins.charging(errors_needed(margins, log_threshold, len(streams)))
             chains.append(chain)

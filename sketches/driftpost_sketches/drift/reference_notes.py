@@ -75,10 +75,10 @@ def notes_on(schema: Schema, chains: Sequence[Chain], rows: int, distinct: int) 
     for i, chain in zip(schema.tracked_streams, chains, strict=True):
         name = schema.streams[i].name
         used = np.abs(chain.scores).sum(axis=1) > 0
-        count = rows / chain.correlation_rows
+        count = chain.rows / chain.correlation_rows
         if count < FEW_INDEPENDENT:
             notes.append(
-                f"{name}: {rows:,} rows count as only {count:,.0f} independent ones; the reference is too "
+                f"{name}: {chain.rows:,} rows count as only {count:,.0f} independent ones; the reference is too "
                 "short, or sorted (by class, by size) instead of in the order of time"
             )
         elif used.any() and float((chain.tau / chain.tau_chain)[used].max()) > LONG_MEMORY:
