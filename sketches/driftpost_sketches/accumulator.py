@@ -26,8 +26,8 @@ BLOCK_ROWS = 4096
 class WindowAccumulator:
     """The open window of one schema.
 
-    The last row of a window is carried into the next, so that no transition is lost between them; of a partial
-    stream the last row that belonged to it, however many windows ago.
+    The last row of a window is carried into the next, so that no transition is lost between them; of a
+    partial stream the last row that belonged to it, however many windows ago.
     """
 
     def __init__(self, schema: Schema) -> None:

@@ -57,9 +57,9 @@ class Stream:
         scale: robust spread of the reference, in natural units, positive.
         lowest_code: codes only: the code of bin 0 (0 for uint8, -128 for int8).
         tracked: whether detectors watch it; others are only sketched.
-        partial: whether a NaN says "this row is none of this stream's" instead of "missing". Such rows are not
-            counted, and the rows before and after them are neighbours. A row of the stream without a value
-            holds an infinity.
+        partial: whether a NaN says "this row is none of this stream's" instead of "missing". Such rows are
+            not counted, and the rows before and after them are neighbours. A row of the stream without a
+            value holds an infinity.
     """
 
     name: str

@@ -119,7 +119,7 @@ class Calibration:
                 own, series = own[mine], series[mine]
             if len(series) < MIN_ROWS:
                 raise CalibrationError(
-                    f"only {len(series)} reference rows belong to {stream.name}; at least {MIN_ROWS} are needed"
+                    f"only {len(series)} reference rows belong to {stream.name}; {MIN_ROWS} are needed"
                 )
             chains.append(fit_chain(own, series, numeric, value_cells(stream)))
             if progress is not None:

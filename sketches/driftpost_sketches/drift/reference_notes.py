@@ -78,8 +78,8 @@ def notes_on(schema: Schema, chains: Sequence[Chain], rows: int, distinct: int) 
         count = chain.rows / chain.correlation_rows
         if count < FEW_INDEPENDENT:
             notes.append(
-                f"{name}: {chain.rows:,} rows count as only {count:,.0f} independent ones; the reference is too "
-                "short, or sorted (by class, by size) instead of in the order of time"
+                f"{name}: {chain.rows:,} rows count as only {count:,.0f} independent ones; the reference is "
+                "too short, or sorted (by class, by size) instead of in the order of time"
             )
         elif used.any() and float((chain.tau / chain.tau_chain)[used].max()) > LONG_MEMORY:
             notes.append(
