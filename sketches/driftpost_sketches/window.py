@@ -23,7 +23,9 @@ MAX_COUNT = 1 << 46  # values of one stream; with CLIP * FIXED_POINT = 2**16 eac
 SUM2_LIMIT = (1 << 62) - 1
 JOINT_LIMIT = 1 << 14  # a joint feature of one row, fixed point; MAX_COUNT rows of it stay below 2**62
 MAX_JOINT = 256  # joint features of a window; bounds the wire
-NOISE_STEPS = 1 << 16  # steps of one count squared in which the variance of released noise is summed
+# Steps of one count squared in which the variance of released noise is summed: fine enough for any noise that
+# hides a row, coarse enough for a million devices in one window.
+NOISE_STEPS = 16
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -76,7 +78,8 @@ class Window:
         low: float32[S], smallest finite value, +inf when there is none.
         high: float32[S], largest finite value, -inf when there is none.
         sum1: int64[S], sum of z = rint(clip((x - center) / scale, +-16) * 4096); 0 but for numeric streams.
-        sum2: int64[S], sum of z * z, saturating at 2**62 - 1.
+        sum2: int64[S], sum of z * z, saturating at 2**62 - 1. Of released counts both follow from the noised
+            histogram, and may contradict each other.
         joint: int64[K], sums of the bundle's joint features (`drift.joint`), fixed point; K = 0 without any.
         joint_rows: rows in those sums; fewer than `rows` where windows without joint features were merged in.
         noise: variance that released noise has added to every count, in steps of 1 / NOISE_STEPS; 0 in an
@@ -151,7 +154,7 @@ class Window:
             low=np.minimum(self.low, other.low),
             high=np.maximum(self.high, other.high),
             sum1=self.sum1 + other.sum1,
-            sum2=np.minimum(self.sum2 + other.sum2, SUM2_LIMIT),
+            sum2=np.clip(self.sum2 + other.sum2, -SUM2_LIMIT, SUM2_LIMIT),
             joint=self.joint + other.joint if self.joint.size == other.joint.size else _longer(self, other),
             joint_rows=self.joint_rows + other.joint_rows,
             noise=noise,
@@ -216,9 +219,9 @@ class Window:
         counts = self.counts[self.layout[i] : self.layout[i + 1]]
         n = max(int(counts.sum()), 0)
         mean = std = math.nan
-        # Moments and extremes are withheld where counts were released with noise.
+        # Extremes are withheld where counts were released with noise, and moments follow from the counts.
         exact = n > 0 and not self.noise
-        if exact and stream.kind is StreamKind.NUMERIC:
+        if n and stream.kind is StreamKind.NUMERIC:
             z = float(self.sum1[i]) / n
             spread = math.sqrt(max(float(self.sum2[i]) / n - z * z, 0.0))
             mean = stream.center + stream.scale * z / FIXED_POINT

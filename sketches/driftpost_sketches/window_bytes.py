@@ -46,7 +46,7 @@ def encode(window: Window) -> bytes:
             pack(window.missing),
             pack(window.nonfinite),
             packing.pack_signed(window.sum1),
-            packing.pack_unsigned(window.sum2),
+            pack(window.sum2),
             packing.planes(window.low.astype("<f4")),
             packing.planes(window.high.astype("<f4")),
             packing.pack_signed(window.joint),
@@ -78,7 +78,7 @@ def decode(data: bytes) -> Window:
         missing=integers(streams),
         nonfinite=integers(streams),
         sum1=reader.signed(streams),
-        sum2=reader.unsigned(streams),
+        sum2=integers(streams),
         low=reader.floats(streams),
         high=reader.floats(streams),
         joint=reader.signed(features),
@@ -102,7 +102,7 @@ def _plausible(window: Window) -> None:
     for values in (window.counts, window.missing, window.nonfinite, window.finite()):
         if np.abs(values).max(initial=0) > MAX_COUNT:
             raise MalformedSketch("counts are larger than a window can hold")
-    if (window.sum2 > SUM2_LIMIT).any() or (np.abs(window.sum1) > SUM2_LIMIT).any():
+    if (np.abs(window.sum2) > SUM2_LIMIT).any() or (np.abs(window.sum1) > SUM2_LIMIT).any():
         raise MalformedSketch("moments are larger than a window can hold")
     if window.joint_rows > (window.rows if window.joint.size else 0):
         raise MalformedSketch("joint features of more rows than there are")
@@ -111,7 +111,7 @@ def _plausible(window: Window) -> None:
 
 
 def _plausible_released(window: Window) -> None:
-    """What holds of counts with noise: extremes and moments are withheld, but may come from exact windows."""
+    """What holds of counts with noise: extremes are withheld, but may come from exact windows."""
     nothing = np.isposinf(window.low) & np.isneginf(window.high)
     # NaN fails the comparison.
     if not (
