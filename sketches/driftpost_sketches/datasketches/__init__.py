@@ -1,0 +1,1 @@
+"""Sketches for streams of unknown range or vocabulary, byte-compatible with Apache DataSketches."""
