@@ -104,7 +104,8 @@ def fit_categorical(
     if isinstance(labels, Mapping):
         names = dict(labels)
     else:
-        names = dict(zip(categories if categories is not None else range(len(labels)), labels, strict=True))
+        named = categories if categories is not None and labels else range(len(labels))
+        names = dict(zip(named, labels, strict=True))
     return Stream(
         name, StreamKind.CATEGORICAL, role, unit, categories=tuple(known),
         labels=tuple(names.get(c, str(c)) for c in known) if names else (), tracked=tracked,

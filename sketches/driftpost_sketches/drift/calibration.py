@@ -19,6 +19,7 @@ from driftpost_sketches.cells import CELLS, value_cells
 from driftpost_sketches.drift.bets import REFERENCE_ERRORS, Margins, errors_needed, independent_needed
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.chain import Chain, fit_chain
+from driftpost_sketches.drift.folding import selection_bias
 from driftpost_sketches.drift.reference_notes import distinct_rows, notes_on
 from driftpost_sketches.drift.tilts import plan_tilts
 from driftpost_sketches.errors import CalibrationError, MalformedSketch
@@ -138,7 +139,10 @@ class Calibration:
         chain = self.chains[t]
         own = chain.rows / max(self.baseline.rows, 1)
         independent = min(chain.rows / chain.correlation_rows, self.distinct * own, float(self.ceiling[t]))
-        return Margins(float(self.smallest_effect[t]), independent)
+        i = self.schema.tracked_streams[t]
+        counts = self.baseline.counts[self.schema.offsets[i] : self.schema.offsets[i + 1]]
+        bias = selection_bias(self.schema.streams[i], counts, independent)
+        return Margins(float(self.smallest_effect[t]) + bias, independent)
 
     def tau(self, name: str) -> float:
         """Rows of stream `name` that carry as much as one independent row (at least 1).

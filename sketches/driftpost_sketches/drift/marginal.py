@@ -18,6 +18,7 @@ from driftpost_sketches.drift import state_bytes
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import Margins, errors_needed, marginal_bets
 from driftpost_sketches.drift.chain import independent_chain
+from driftpost_sketches.drift.folding import selection_bias
 from driftpost_sketches.drift.monitor import Monitor
 from driftpost_sketches.drift.reference import Reference, unseen_cell
 from driftpost_sketches.errors import CalibrationError, IncompatibleSketch
@@ -60,11 +61,13 @@ class MarginalDetector:
         chains, bets = [], []
         for t, (i, stream) in enumerate(zip(schema.tracked_streams, streams, strict=True)):
             absent = int(baseline.missing[i] + baseline.nonfinite[i])
-            counts = fold(schema, int(i), baseline.counts[schema.offsets[i] : schema.offsets[i + 1]], absent)
+            bins = baseline.counts[schema.offsets[i] : schema.offsets[i + 1]]
+            counts = fold(schema, int(i), bins, absent)
             chain = independent_chain(counts, stream.kind is StreamKind.NUMERIC, value_cells(stream))
             own = max(int(counts.sum()), 1)
             size = _positive(n_ref.get(stream.name, own / taus[t]), "n_ref", stream.name)
-            margins = Margins(_effect(smallest_effect, stream.name), size)
+            effect = _effect(smallest_effect, stream.name) + selection_bias(stream, bins, size)
+            margins = Margins(effect, size)
             margins = margins.charging(errors_needed(margins, log_threshold, len(streams)))
             chains.append(chain)
             bets.append(marginal_bets(chain, margins, unseen_cell(stream)))
