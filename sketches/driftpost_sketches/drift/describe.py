@@ -72,7 +72,7 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         value = "" if math.isnan(now.mean) else f" at {_number(now.mean, stream.unit)}"
         text = f"{stream.name} is stuck{value}: {now.repeats:.0%} of rows repeat the one before exactly"
         return Change("stuck", repeats, repeats, SHARE, "none", text)
-    if reference.persistence and repeats > MORE_REPEATS and _one_run(now, before, float(reference.lag[t])):
+    if reference.persistence and repeats > MORE_REPEATS and _one_run(reference, t, now):
         text = f"{stream.name} has begun to stick: {now.repeats:.0%} of rows repeat the one before exactly"
         return Change("stuck", repeats, repeats, SHARE, "none", text)
     if stream.kind is StreamKind.CATEGORICAL:
@@ -164,16 +164,23 @@ def _limit(now: Measured, before: npt.NDArray[np.float64]) -> tuple[int, str]:
     return (high, "upper") if upper else (low, "lower")
 
 
-def _one_run(now: Measured, before: npt.NDArray[np.float64], lag: float) -> bool:
+def _one_run(reference: Reference, t: int, now: Measured) -> bool:
     """Whether exact repeats are one run of one value: a sensor that stuck in mid-window.
 
     On a coarse grid repeats spread over its values. At a limit they share one, but come and go: a share s of
-    rows there repeats s * s of all rows by chance, and more where neighbours are alike.
+    rows there repeats s * s of all rows by chance, and more where neighbours are alike. So do categories,
+    whose runs last as long as in the reference.
     """
     if now.stays < ONE_CELL * now.repeats:
         return False
+    before = reference.shares[t]
+    if reference.streams[t].kind is StreamKind.CATEGORICAL:
+        once, coming = float(before @ before), float(now.shares @ now.shares)
+        lasting = max(float(reference.repeats[t]) - once, 0.0) / max(1.0 - once, 1e-9)
+        return now.repeats > (1.0 + coming + lasting * (1.0 - coming)) / 2
     piled = float((now.shares - before)[:ABSENT].max())
-    coming = piled * (piled + (1.0 - piled) * max(lag, 0.0) ** 3)
+    alike = max(float(reference.lag[t]), 0.0) ** 3
+    coming = piled * (piled + (1.0 - piled) * alike)
     return now.repeats > (coming + piled) / 2
 
 
