@@ -51,7 +51,7 @@ def fit_numeric(
     """
     values = np.asarray(column, dtype=np.float64).ravel()
     values = np.sort(values[np.isfinite(values)])
-    center, scale = _robust(values)
+    center, scale = robust(values)
     if edges is None:
         edges = _fitted_edges(values)
     return Stream(
@@ -127,15 +127,15 @@ def fit_codes(name: str, tensor: npt.NDArray[Any], role: Role, unit: str = "code
     tensor = np.asarray(tensor)
     if tensor.dtype not in (np.int8, np.uint8):
         raise CalibrationError(f"stream {name!r}: codes are int8 or uint8, not {tensor.dtype}")
-    center, scale = _robust(np.sort(tensor.ravel()[: 1 << 20].astype(np.float64)))
+    center, scale = robust(np.sort(tensor.ravel()[: 1 << 20].astype(np.float64)))
     return Stream(
         name, StreamKind.CODES, role, unit, center=center, scale=scale,
         lowest_code=0 if tensor.dtype == np.uint8 else -128, tracked=False,
     )  # fmt: skip
 
 
-def _robust(values: Column) -> tuple[float, float]:
-    """Location and spread of sorted values that neither one outlier nor a heavy tie can spoil."""
+def robust(values: Column) -> tuple[float, float]:
+    """Location and spread of **sorted** finite values that neither one outlier nor a heavy tie can spoil."""
     if not len(values):
         return 0.0, 1.0
     # In units of the largest value nothing overflows, whatever the unit.

@@ -1,0 +1,1 @@
+"""Streams that are computed from others: against the hour of the day, within one class."""
