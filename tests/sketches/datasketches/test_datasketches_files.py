@@ -49,7 +49,7 @@ def test_an_hll_sketch_is_written_byte_for_byte_as_the_reference_writes_it(bits:
     if n < 1_000:
         assert written == theirs
         return
-    # The historic count (bytes 8 to 15) starts from the estimate at the first full sketch: equal to nine digits.
+    # The historic count (bytes 8 to 15) starts from an estimate at the first full sketch: equal to 8 digits.
     assert written[:8] + written[16:] == theirs[:8] + theirs[16:]
     counted, expected = (np.frombuffer(raw, "<f8", 1, 8)[0] for raw in (written, theirs))
     assert counted == pytest.approx(expected, rel=1e-8)
