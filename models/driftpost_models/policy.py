@@ -1,4 +1,4 @@
-"""What the owner asks of the guard: budget, smallest change, and what a bad verdict does."""
+"""What the owner asks of the guard: budget, smallest change, season, slices, and what a bad verdict does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import MappingProxyType
 from driftpost_models.errors import ConfigError
 from driftpost_models.reasons import REASON_NAMES
 from driftpost_models.strict_table import StrictTable, nearest, parse_toml, read_toml
+from driftpost_sketches.derived.phase import CLOCKS, STREAM
+from driftpost_sketches.derived.wishes import SeasonWish, SliceWish
 from driftpost_sketches.drift.budget import Budget
 
 ACTIONS = ("flag", "abstain", "fallback")
@@ -25,6 +27,13 @@ SHORTEST_WINDOW_SECONDS = 0.1
 LONGEST_WINDOW_SECONDS = 86_400.0
 """Seconds. Beyond a day an alarm comes too late to be an alarm."""
 
+EVERY = "*"
+"""Every watched numeric stream of the inputs and outputs."""
+
+DEFAULT_SLICES = 8
+MOST_SLICES = 64
+"""Slices by one stream; beyond it each has too little of the evidence to be worth its cost."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -38,6 +47,8 @@ class Policy:
         reasons: the same for single reasons by name.
         min_confidence: answers below it are bad (share, 0 to 1); None turns the check off.
         window_seconds: length of a window.
+        season: what is usual by the hour, or by a context; None for one normal at all hours.
+        slices: what is also watched within single categories; None for nothing.
     """
 
     budget: str = DEFAULT_BUDGET
@@ -47,6 +58,8 @@ class Policy:
     reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     min_confidence: float | None = None
     window_seconds: float = DEFAULT_WINDOW_SECONDS
+    season: SeasonWish | None = None
+    slices: SliceWish | None = None
 
     def action(self, reason: str) -> str:
         """What a bad verdict with this reason does.
@@ -115,11 +128,23 @@ def _plain(policy: Policy) -> dict[str, object]:
         plain["smallest_effects"] = dict(policy.smallest_effects)
     if policy.reasons:
         plain["reasons"] = dict(policy.reasons)
+    if policy.season is not None:
+        plain["season"] = {
+            "by": policy.season.by,
+            "streams": EVERY if policy.season.streams is None else list(policy.season.streams),
+            "clock": "local" if policy.season.local else "utc",
+        }
+    if policy.slices is not None:
+        plain["slices"] = {
+            "by": list(policy.slices.by),
+            "streams": EVERY if policy.slices.streams is None else list(policy.slices.streams),
+            "most": policy.slices.most,
+        }
     return plain
 
 
 def _toml(value: object) -> str:
-    # JSON's texts and numbers are TOML's; as floats they are read back as what they were.
+    # JSON's texts, numbers and lists of texts are TOML's; as floats they are read back as what they were.
     return json.dumps(float(value)) if isinstance(value, (int, float)) else json.dumps(value)
 
 
@@ -152,9 +177,48 @@ def parse_policy(table: StrictTable) -> Policy:
             "window_seconds", default.window_seconds, low=SHORTEST_WINDOW_SECONDS, high=LONGEST_WINDOW_SECONDS
         )
         or default.window_seconds,
+        season=_season(table.table("season")),
+        slices=_slices(table.table("slices")),
     )
     table.done()
     return policy
+
+
+def _season(table: StrictTable | None) -> SeasonWish | None:
+    if table is None:
+        return None
+    by = table.text("by") or ""
+    if by not in CLOCKS and not by.startswith(STREAM):
+        raise ConfigError(
+            table.path("by"), f"is one of {', '.join(CLOCKS)}, or {STREAM}NAME{nearest(by, tuple(CLOCKS))}"
+        )
+    wish = SeasonWish(by, _names(table), table.text("clock", "utc", choices=("utc", "local")) == "local")
+    table.done()
+    return wish
+
+
+def _slices(table: StrictTable | None) -> SliceWish | None:
+    if table is None:
+        return None
+    by = table.texts("by")
+    if not by:
+        raise ConfigError(table.path("by"), 'must name categorical streams, such as ["top_class"]')
+    most = table.number("most", DEFAULT_SLICES, low=1, high=MOST_SLICES) or DEFAULT_SLICES
+    if most != int(most):
+        raise ConfigError(table.path("most"), f"must be a whole number, not {most:g}")
+    wish = SliceWish(tuple(by), _names(table), int(most))
+    table.done()
+    return wish
+
+
+def _names(table: StrictTable) -> tuple[str, ...] | None:
+    """Stream names, or None for every one."""
+    if table.raw("streams") in (None, EVERY):
+        return None
+    names = table.texts("streams")
+    if not names:
+        raise ConfigError(table.path("streams"), f'must be "{EVERY}" or a list of stream names')
+    return tuple(names)
 
 
 def _reasons(table: StrictTable) -> dict[str, str]:
