@@ -30,6 +30,7 @@ class Reference:
         classes: class names where the data name them.
         columns: names of the columns of a table.
         notes: what a person should know about how the data were read.
+        times: `float64[rows]`, seconds since 1970 of each row by the season's clock; None where not known.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Reference:
     classes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    times: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.rows < 2:
@@ -53,6 +55,22 @@ class Reference:
             )
         if self.labels is not None and len(self.labels) != self.rows:
             raise ReferenceRefused(f"there are {len(self.labels)} labels for {self.rows} rows")
+
+    def set_times(self, times: npt.NDArray[np.float64]) -> None:
+        """Take the times of the rows.
+
+        Raises:
+            ReferenceRefused: another number of times, or rows that are not in the order of time.
+        """
+        if len(times) != self.rows:
+            raise ReferenceRefused(f"there are {len(times)} times for {self.rows} rows")
+        late = np.flatnonzero(np.diff(times) < 0)
+        if len(late):
+            raise ReferenceRefused(
+                f"rows are not in the order of time: row {late[0] + 1:,} is earlier than the one before "
+                f"({len(late):,} such rows); sort the reference by time"
+            )
+        self.times = times
 
 
 def fit_rows(spec: TensorSpec, data: Array, name: str, steps: list[str]) -> Array:

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_models.errors import ReferenceRefused
+from driftpost_models.errors import ConfigError, ReferenceRefused
 from driftpost_models.image_files import IMAGE_SUFFIXES, ImageReader, ImageScale
 from driftpost_models.reference import Reference, fit_rows, from_arrays
 from driftpost_models.reference_labels import labels_from_file, labels_from_values
 from driftpost_models.reference_scale import image_scale_note, scale_note
 from driftpost_models.runtime import Array, TensorSpec
+from driftpost_models.times import all_seconds, regular
 
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
@@ -36,6 +37,10 @@ class ReferenceOptions:
         image_scale: what black and white become; None where nothing was said.
         columns: columns to take by input name; empty for all.
         layouts: layouts of image inputs by name, where they were given.
+        time: column or array of the reference that holds the time of each row.
+        start: time of the first row, where no column holds it; rows then follow at `row_seconds`.
+        row_seconds: seconds between rows, with `start`.
+        local: read times as local ones, without their zone.
     """
 
     labels: str | None = None
@@ -43,6 +48,16 @@ class ReferenceOptions:
     image_scale: ImageScale | None = None
     columns: Mapping[str, tuple[str, ...]] | None = None
     layouts: Mapping[str, str] | None = None
+    time: str | None = None
+    start: str | None = None
+    row_seconds: float | None = None
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        if self.start is not None and (self.row_seconds is None or self.time is not None):
+            raise ConfigError(
+                "--start", "goes with --row-seconds, where no column (--time) has the times of the rows"
+            )
 
 
 def load_reference(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) -> Reference:
@@ -56,6 +71,19 @@ def load_reference(path: Path, inputs: Sequence[TensorSpec], options: ReferenceO
     Raises:
         ReferenceRefused: unreadable, or it does not fit the model; says what would.
     """
+    reference = _load(path, inputs, options)
+    if options.start is not None and options.row_seconds is not None:
+        times = regular(options.start, options.row_seconds, reference.rows, local=options.local)
+        reference.set_times(times)
+    if options.time is not None and reference.times is None:
+        raise ReferenceRefused(
+            f"{path.name} has no column {options.time!r} with the times of its rows: give one, or --start and "
+            "--row-seconds"
+        )
+    return reference
+
+
+def _load(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) -> Reference:
     if path.is_dir():
         return _folder(path, inputs, options)
     if not path.is_file():
@@ -110,6 +138,9 @@ def _arrays(
         labels, classes = labels_from_values([str(v) for v in given.pop(options.labels).tolist()], classes)
     else:
         _check_labels(options)
+    times = None
+    if options.time is not None and options.time in given:
+        times = _times(given.pop(options.time), options)
     names = [spec.name for spec in inputs]
     if not given:
         raise ReferenceRefused(
@@ -149,7 +180,16 @@ def _arrays(
         raise ReferenceRefused(f"the file holds none of the model's inputs ({', '.join(names)})")
     reference = from_arrays(ready, sha256, source, steps, labels=labels, classes=classes)
     reference.notes.extend(note for note in notes if note)
+    if times is not None:
+        reference.set_times(times)
     return _with_labels(reference, options, ())
+
+
+def _times(cells: Sequence[str] | Array, options: ReferenceOptions) -> npt.NDArray[np.float64]:
+    try:
+        return all_seconds(cells, local=options.local)
+    except ValueError as error:
+        raise ReferenceRefused(f"the times {options.time!r}: {error}") from error
 
 
 def _check_labels(options: ReferenceOptions) -> None:
@@ -195,6 +235,12 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) ->
         taken.remove(options.labels)
     else:
         _check_labels(options)
+    times = None
+    if options.time is not None and options.time in header:
+        at = header.index(options.time)
+        times = _times([line[at] for line in lines], options)
+        if options.time in taken:
+            taken.remove(options.time)
     steps: list[str] = []
     notes = []
     arrays = {}
@@ -209,6 +255,8 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) ->
         arrays, _sha256(path), "csv", steps, labels=labels, classes=classes, columns=columns
     )
     reference.notes.extend(note for note in notes if note)
+    if times is not None:
+        reference.set_times(times)
     return _with_labels(reference, options, ())
 
 
