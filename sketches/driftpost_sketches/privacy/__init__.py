@@ -1,0 +1,1 @@
+"""Differential privacy for windows that leave a device."""
