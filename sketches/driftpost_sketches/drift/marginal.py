@@ -2,7 +2,8 @@
 
 Transitions stay on the devices; what the wire carries are counts. Their rows are not independent, so counts
 are divided by each stream's correlation time before they are taken for evidence, and the reference by its
-own.
+own. Counts that were released with noise count for less by what the noise adds to their variance
+(`noisy_counts.py`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_sketches.cells import CELLS, fold, value_cells
+from driftpost_sketches.cells import ABSENT, CELLS, cells_of, fold, value_cells
 from driftpost_sketches.drift import state_bytes
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import Margins, errors_needed, marginal_bets
 from driftpost_sketches.drift.chain import independent_chain
 from driftpost_sketches.drift.folding import selection_bias
 from driftpost_sketches.drift.monitor import Monitor
+from driftpost_sketches.drift.noisy_counts import NoisyCounts
 from driftpost_sketches.drift.reference import Reference, unseen_cell
 from driftpost_sketches.errors import CalibrationError, IncompatibleSketch
 from driftpost_sketches.schema import Schema, StreamKind
-from driftpost_sketches.window import Window
+from driftpost_sketches.window import NOISE_STEPS, Window
+
+FloatArray = npt.NDArray[np.float64]
 
 DEFAULT_EFFECT = 0.02  # reference standard deviations
 
@@ -56,6 +60,7 @@ class MarginalDetector:
     ) -> None:
         baseline.check(schema)
         self._schema_id = schema.id
+        self._partial = np.array([schema.streams[i].partial for i in schema.tracked_streams], dtype=bool)
         streams = [schema.streams[i] for i in schema.tracked_streams]
         taus = np.array([max(_positive(tau.get(s.name, 1.0), "tau", s.name), 1.0) for s in streams])
         chains, bets = [], []
@@ -76,8 +81,14 @@ class MarginalDetector:
         self._tables = np.zeros((len(bets), CELLS, self._monitor.log_r.shape[1]))
         for t, b in enumerate(bets):
             self._tables[t, :, : len(b.weights)] = b.table[0]
+        self._noisy = NoisyCounts(self._tables, reference.shares, _bins(schema))
         digest = hashlib.sha256(self._tables.tobytes() + taus.tobytes() + repr(log_threshold).encode())
         self._bets_id = digest.digest()[:16]
+
+    @property
+    def reference(self) -> Reference:
+        """What is normal, and a window in its terms."""
+        return self._monitor.reference
 
     @property
     def standing(self) -> tuple[Alarm, ...]:
@@ -97,10 +108,48 @@ class MarginalDetector:
             raise IncompatibleSketch(self._schema_id, window.schema_id)
         if not window.rows:
             return []
-        reference = self._monitor.reference
-        sums = reference.sums(window, None)
-        effective = sums[:, None, :CELLS] / reference.tau[:, None, None]
-        return self._monitor.step(np.matmul(effective, self._tables)[:, 0], sums)
+        sums = self._monitor.reference.sums(window, None)
+        noise = window.noise / NOISE_STEPS
+        # Noise makes the values of an ordinary stream add up to anything; its rows are no secret.
+        rows = np.where(self._partial | (noise == 0.0), sums[:, :CELLS].sum(axis=1), window.rows)
+        if noise:
+            rows = np.where(self._partial, rows - 2.0 * np.sqrt(noise * self._noisy.bins), rows)
+        return self.step_sums(sums, rows, noise=np.full(len(rows), noise))
+
+    def step_sums(
+        self,
+        sums: FloatArray,
+        rows: FloatArray | None = None,
+        *,
+        noise: FloatArray | None = None,
+        slack: FloatArray | None = None,
+    ) -> list[Alarm]:
+        """Reads counts that someone else has merged, in `Reference`'s terms.
+
+        Args:
+            sums: float64[T, FIELDS].
+            rows: float64[T], rows in them; the sum over cells where left out.
+            noise: float64[T], variance of the noise on each count.
+            slack: float64[T], change of a score's mean, in its standard deviations, that is no news: what
+                devices that lie, or differ by nature, can have done.
+
+        Returns:
+            Alarms raised or cleared; mostly none.
+        """
+        tau = self._monitor.reference.tau
+        cells = sums[:, :CELLS]
+        none = np.zeros(len(sums))
+        rows = cells.sum(axis=1) if rows is None else rows
+        log_e, left = self._noisy.evidence(
+            cells / tau[:, None],
+            np.maximum(rows, 0.0) / tau,
+            (none if noise is None else noise) / tau**2,
+            none if slack is None else slack,
+        )
+        if noise is not None and noise.any():
+            # What describes a change and ends it reads shares: without negatives, and worth what is left.
+            sums = np.concatenate([np.maximum(cells, 0.0), sums[:, CELLS:]], axis=1) * left[:, None]
+        return self._monitor.step(log_e, sums)
 
     def evidence(self) -> npt.NDArray[np.float32]:
         """float32[T]: log evidence of each tracked stream; -inf before the first window."""
@@ -138,3 +187,12 @@ def _effect(smallest: float | Mapping[str, float], name: str) -> float:
     if not 0.0 <= number < float("inf"):
         raise CalibrationError(f"the smallest effect of stream {name!r} is {value!r}; zero or more is needed")
     return number
+
+
+def _bins(schema: Schema) -> FloatArray:
+    """How many counts of a window are added up in each cell of each tracked stream: float64[T, CELLS]."""
+    bins = np.zeros((len(schema.tracked_streams), CELLS))
+    for t, i in enumerate(schema.tracked_streams):
+        np.add.at(bins[t], cells_of(schema.streams[i]), 1.0)
+        bins[t, ABSENT] = 2.0  # missing and infinite
+    return bins
