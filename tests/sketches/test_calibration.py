@@ -74,7 +74,7 @@ def test_a_long_reference_suffices_and_a_short_one_says_how_many_rows_are_missin
     assert "x0" in sentence
     assert "rows in time order" in sentence
     more = int(sentence.split("about ")[1].split(" rows")[0].replace(",", ""))
-    assert 500 < more < 10_000
+    assert 300 < more < 10_000
     assert calibrated(independent(rng, 300 + 2 * more)).short_for(YEAR, 300) == []
 
 

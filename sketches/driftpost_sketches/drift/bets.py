@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
-from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, tilted
+from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, principal, tilted
 from driftpost_sketches.drift.tilts import SMALLEST_STEP, plan_tilts
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,15 +50,15 @@ RARE_FLOOR = 0.005  # share of absent or unseen values that is never news by its
 RARE_STAY = 0.5  # such values come in bursts; where the reference shows too few to tell, assume this of them
 ONE_STATE = 0.98  # share of rows in one cell from which a stream counts as constant
 IDLE_LOSS = 0.1  # nats a row; holds the evidence of an idle bet below 11 to 1 even in windows of one row
-REPEATS_SHARE = 0.1  # exact repeats bet on
-REPEATS_FLOOR = 0.001  # share of exact repeats that is never news
+REPEATS_SHARE = 0.12  # exact repeats bet on
+REPEATS_FLOOR = 0.0005  # share of exact repeats that is never news
 MOST_REPEATS = 0.1  # a reference with more repeats is discrete: they say nothing
 REFERENCE_ERRORS = 2.0  # standard errors of the reference that are always charged to it
 MISLED = 0.01  # at most this probability that a reference's own error looks like drift for ever
 
 # Weights of the families within a numeric and a categorical stream; both sum to 1.
-_NUMERIC = {Family.LOCATION: 0.44, Family.SCALE: 0.18, Family.SHAPE: 0.09, Family.STUCK: 0.14,
-            Family.SPIKE: 0.10, Family.ABSENT: 0.05}  # fmt: skip
+_NUMERIC = {Family.LOCATION: 0.62, Family.SCALE: 0.11, Family.SHAPE: 0.05, Family.STUCK: 0.13,
+            Family.SPIKE: 0.05, Family.ABSENT: 0.04}  # fmt: skip
 _CATEGORICAL = {Family.SHARE: 0.6, Family.STUCK: 0.1, Family.SPIKE: 0.1, Family.UNSEEN: 0.1,
                 Family.ABSENT: 0.1}  # fmt: skip
 
@@ -87,16 +87,42 @@ class Margins:
     Attributes:
         effect: smallest change worth knowing, reference standard deviations.
         independent: reference rows that count as independent and distinct (its effective size).
-        errors: standard errors of the reference that are charged.
+        errors: standard errors of the reference that are charged to bets on single cells, and at most to
+            tilts.
+        evidence: log evidence that the stream must reach before it alarms; it decides how much of the
+            reference's error is charged to a tilt.
     """
 
     effect: float
     independent: float
     errors: float = REFERENCE_ERRORS
+    evidence: float = math.inf
 
     def charging(self, errors: float) -> Margins:
         """The same with another number of standard errors charged."""
         return replace(self, errors=errors)
+
+    def toward(self, log_threshold: float, streams: int) -> Margins:
+        """The same for a detector of so many streams that alarms at this log evidence in all."""
+        evidence = log_threshold + math.log(max(streams, 1)) - math.log(_NUMERIC[Family.LOCATION] / 6)
+        return replace(self, errors=errors_needed(self, log_threshold, streams), evidence=evidence)
+
+    def tilt_charges(self, sizes: FloatArray, errors: FloatArray, gains: FloatArray) -> FloatArray:
+        """Log evidence a row that tilts lose to trifles and to the reference's own error, float64[Q].
+
+        An error e of a tilt's cumulant raises its chance to reach evidence h without drift from exp(-h) to
+        exp(-h (1 - (e - charge) / gain)) (Wald's identity). Averaged over normal errors that is exp(-h) again
+        with a charge of h * variance / (2 gain): bold tilts, which gain fast, need far less than gentle ones,
+        which a lasting error feeds for long.
+
+        Args:
+            sizes: float64[Q], of the tilts.
+            errors: float64[Q], standard errors of their cumulants.
+            gains: float64[Q], expected log evidence a row under the tilt itself.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            average = np.where(errors > 0, self.evidence * errors / (2.0 * np.maximum(gains, 1e-12)), 0.0)
+        return np.abs(sizes) * self.effect + np.minimum(self.errors, average) * errors
 
     @property
     def gate(self) -> float:
@@ -192,9 +218,10 @@ def _tilts(
     plan = plan_tilts(chain.ordered, chain.scores, chain.shares, chain.tau_chain)
     if not plan:
         return []
-    families = [_SCORE_FAMILIES[k] if chain.ordered else Family.SHARE for k, _ in plan]
-    scores = chain.scores[[k for k, _ in plan]]
-    sizes = np.array([size for _, size in plan])
+    which = [tilt.score for tilt in plan]
+    families = [_SCORE_FAMILIES[k] if chain.ordered else Family.SHARE for k in which]
+    scores = chain.scores[which]
+    sizes = np.array([tilt.size for tilt in plan])
     # Sums of squares have exponential tails: where memory is longer than the chain's, second moments alone
     # allow too much. Skew and tails are ruled by few rows, which bunch when anything does.
     slow = {
@@ -205,16 +232,50 @@ def _tilts(
     temper = np.array([c * slow.get(f, 1.0) for c, f in zip(chain.caution, families, strict=True)])
     # A tilt gains size**2 / 2 times the local variance. Where that varies in spells the chain does not know,
     # the cumulant grows by size**4 / 8 times their long-run variance (second order).
-    spells = sizes**4 / 8.0 * chain.excess[[k for k, _ in plan]]
+    spells = sizes**4 / 8.0 * chain.excess[which]
     values, vectors = tilted(chain.matrix, chain.scores, plan)
     logs = np.log(vectors)
-    charges = np.log(values) + np.abs(sizes) * margins.gate + spells
+    rows = margins.independent * chain.correlation_rows
+    errors, gains = _precision(chain, sizes, scores, values=values, vectors=vectors, rows=rows)
+    errors *= np.sqrt((chain.tau / chain.tau_chain)[which])
+    charges = np.log(values) + margins.tilt_charges(sizes, errors, gains) + spells
     gain = sizes[:, None] * scores - charges[:, None]
     tables = temper[:, None, None] * (gain[:, None, :] + logs[:, None, :] - logs[:, :, None])
+    whole = {
+        family: sum(t.weight for t, f in zip(plan, families, strict=True) if f == family)
+        for family in families
+    }
     return [
-        (table, weights[family] / families.count(family), family)
-        for table, family in zip(tables, families, strict=True)
+        (table, weights[family] * tilt.weight / whole[family], family)
+        for table, tilt, family in zip(tables, plan, families, strict=True)
     ]
+
+
+def _precision(
+    chain: Chain,
+    sizes: FloatArray,
+    scores: FloatArray,
+    *,
+    values: FloatArray,
+    vectors: FloatArray,
+    rows: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Standard errors of the tilts' cumulants in a reference of so many rows, and their gains a row.
+
+    By the delta method: an error in row i of the transition matrix moves the cumulant by its effect on the
+    mean evidence of a step from i, weighted by how often the tilted chain is there.
+    """
+    tilts = np.exp(sizes[:, None] * scores)
+    _, left = principal((chain.matrix[None] * tilts[:, None, :]).transpose(0, 2, 1))
+    visited = left * vectors
+    visited /= visited.sum(axis=1, keepdims=True)
+    steps = tilts[:, None, :] * vectors[:, None, :] / (values[:, None, None] * vectors[:, :, None])
+    tilted_matrix = chain.matrix[None] * steps
+    variances = np.maximum((tilted_matrix * steps).sum(axis=2) - 1.0, 0.0)
+    seen = np.maximum(rows * chain.shares, 1.0)
+    errors = np.sqrt((visited * visited * variances / seen).sum(axis=1))
+    means = np.einsum("qi,qij,qj->q", visited, tilted_matrix, scores)
+    return errors, np.maximum(sizes * means - np.log(values), 0.0)
 
 
 def _upper(chain: Chain, margins: Margins) -> FloatArray:

@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
+from driftpost_sketches.drift.memory import MIN_TAU, batch_tau, memory
 from driftpost_sketches.drift.scores import normal_scores, share_scores
-from driftpost_sketches.drift.tilts import admissible, plan_tilts
+from driftpost_sketches.drift.tilts import Tilt, admissible, plan_tilts
 
 FloatArray = npt.NDArray[np.float64]
 PRIOR_ROWS = 16.0  # weight of the prior in every row of the transition matrix
-MIN_BATCHES = 20  # fewer batches give no variance worth the name
 MAX_SHARES = 8  # categories with scores of their own
 MIN_SHARE = 0.005  # of the reference; rarer categories are watched by spikes alone
-MIN_TAU = 0.05
+MORE_LOSS = 0.2  # of the share of evidence that memory beyond the chain costs
+SPELL_TAILS = 1.6  # volatile spells are skewed: higher cumulants add to the second order
 SIGNIFICANT = 2.0  # standard errors beyond which volatile spells are believed
 _SQUARINGS = 10  # K^1024: beyond the memory of any chain whose correlation time the reference can show
 _NORMAL = NormalDist()
@@ -42,7 +43,7 @@ class Chain:
         visits: float64[CELLS], reference rows that left from each cell.
         scores: float64[K, CELLS], standardised scores that tilts bet on.
         tau_chain: float64[K], integrated autocorrelation of each score under the chain, in rows.
-        tau: float64[K], the same measured by batch means, with its own uncertainty added; at least tau_chain.
+        tau: float64[K], the same as measured (`memory`), with its own uncertainty added; at least tau_chain.
         excess: float64[K], long-run variance of each squared score beyond what the chain has: volatile
             spells, in which tilts by large steps gain without any drift. 0 within its sampling error.
         caution: float64[Q] in (0, 1], what each tilt's log evidence is multiplied by, in the order of
@@ -67,7 +68,7 @@ class Chain:
     @property
     def temper(self) -> FloatArray:
         """float64[K] in (0, 1]: the part of the evidence that survives the memory which the chain misses."""
-        return np.minimum(1.0, self.tau_chain / self.tau)
+        return temper_for(self.tau_chain, self.tau)
 
     @property
     def correlation_rows(self) -> float:
@@ -103,10 +104,9 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
     matrix = np.where(used[None, :], matrix, 0.0)
     matrix /= matrix.sum(1, keepdims=True)
     tau_chain = _chain_tau(matrix, scores)
-    measured = [batch_tau(score[cells]) for score in scores]
     # A score that never varied (a constant) has shown no memory beyond the chain's.
     varied = np.array([float(score[cells].var()) > 1e-12 for score in scores])
-    tau = np.where(varied, np.array([t * (1 + error) for t, error in measured]), tau_chain)
+    tau = np.where(varied, np.array([memory(score[cells]) for score in scores]), tau_chain)
     tau = np.maximum(tau, tau_chain)
     same = (values[1:] == values[:-1]).astype(np.float64)
     repeat_tau = batch_tau(same)[0] if same.any() else 1.0
@@ -167,24 +167,14 @@ def _frequent(shares: FloatArray, bins: int) -> npt.NDArray[np.int64]:
     return np.sort(order[shares[order] >= MIN_SHARE])
 
 
-def batch_tau(series: FloatArray) -> tuple[float, float]:
-    """Integrated autocorrelation in rows by self-consistent batch means, and its relative sampling error.
+def temper_for(tau_chain: FloatArray, tau: FloatArray) -> FloatArray:
+    """Part of the evidence that survives memory which a chain misses, float64[K] in (0, 1].
 
-    The batch length doubles until it is ten times the result, or until too few batches remain.
+    The ratio of variances makes second moments right; what is missed of them is missed of higher ones as
+    well, so that much of the loss is added once more.
     """
-    n, variance = len(series), float(series.var())
-    if variance < 1e-12 or n < 2 * MIN_BATCHES:
-        return 1.0, 0.0
-    centred = series - series.mean()
-    length, largest = 1, MIN_TAU
-    while True:
-        batches = n // length
-        sums = centred[: batches * length].reshape(batches, length).sum(1)
-        tau = float((sums * sums).sum()) / (batches * length) / variance * batches / (batches - 1)
-        largest = max(largest, tau)
-        if (length >= 16 and length >= 10 * largest) or batches < 2 * MIN_BATCHES:
-            return largest, math.sqrt(2.0 / batches)
-        length *= 2
+    ratio = np.minimum(1.0, tau_chain / tau)
+    return np.asarray(ratio * (1.0 - MORE_LOSS * (1.0 - ratio)), dtype=np.float64)
 
 
 def principal(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -231,7 +221,7 @@ def _excess(
     for k, modelled in enumerate(_chain_tau(matrix, standard)):
         measured, error = batch_tau(standard[k][cells])
         if variances[k] > 1e-6 and measured > modelled * (1.0 + SIGNIFICANT * error):
-            excess[k] = variances[k] * (measured * (1.0 + error) - modelled)
+            excess[k] = SPELL_TAILS * variances[k] * (measured * (1.0 + error) - modelled)
     return excess
 
 
@@ -250,19 +240,18 @@ def _caution(
         return np.ones(0)
     logs = np.log(tilted(matrix, scores, plan)[0])
     series = [score[cells] for score in scores]
+    tempers = temper_for(tau_chain, tau)
     return np.array(
         [
-            admissible(series[k], size, float(log_rho), min(1.0, float(tau_chain[k] / tau[k])), float(tau[k]))
-            for (k, size), log_rho in zip(plan, logs, strict=True)
+            admissible(series[k], size, float(log_rho), float(tempers[k]), float(tau[k]))
+            for (k, size, _), log_rho in zip(plan, logs, strict=True)
         ]
     )
 
 
-def tilted(
-    matrix: FloatArray, scores: FloatArray, plan: list[tuple[int, float]]
-) -> tuple[FloatArray, FloatArray]:
+def tilted(matrix: FloatArray, scores: FloatArray, plan: list[Tilt]) -> tuple[FloatArray, FloatArray]:
     """Principal eigenvalues (float64[Q]) and right eigenvectors (float64[Q, CELLS]) of the tilted chain."""
-    weights = np.exp(np.array([size * scores[k] for k, size in plan]))
+    weights = np.exp(np.array([tilt.size * scores[tilt.score] for tilt in plan]))
     return principal(matrix[None] * weights[:, None, :])
 
 

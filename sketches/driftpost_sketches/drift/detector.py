@@ -10,9 +10,9 @@ import numpy.typing as npt
 from driftpost_sketches.cells import CELLS
 from driftpost_sketches.drift import state_bytes
 from driftpost_sketches.drift.alarm import Alarm
-from driftpost_sketches.drift.bets import build_bets, errors_needed
+from driftpost_sketches.drift.bets import build_bets
 from driftpost_sketches.drift.calibration import Calibration
-from driftpost_sketches.drift.monitor import Monitor
+from driftpost_sketches.drift.monitor import Interpret, Monitor
 from driftpost_sketches.drift.reference import Reference, unseen_cell
 from driftpost_sketches.errors import IncompatibleSketch
 from driftpost_sketches.transitions import Transitions
@@ -33,10 +33,9 @@ class DriftDetector:
         self._schema_id = calibration.schema.id
         bets = []
         for t, chain in enumerate(calibration.chains):
-            margins = calibration.margins(t)
-            errors = errors_needed(margins, log_threshold, len(calibration.chains))
+            margins = calibration.margins(t).toward(log_threshold, len(calibration.chains))
             stream = calibration.schema.streams[calibration.schema.tracked_streams[t]]
-            bets.append(build_bets(chain, margins.charging(errors), unseen_cell(stream)))
+            bets.append(build_bets(chain, margins, unseen_cell(stream)))
         tau = np.array([chain.correlation_rows for chain in calibration.chains])
         reference = Reference(
             calibration.schema, calibration.baseline, calibration.chains, tau, persistence=True
@@ -81,6 +80,10 @@ class DriftDetector:
         repeats = transitions.repeats[:, None]
         log_e += repeats * self._repeat[0] + (transitions.steps[:, None] - repeats) * self._repeat[1]
         return self._monitor.step(log_e, self._monitor.reference.sums(window, transitions))
+
+    def name_changes(self, interpret: Interpret) -> None:
+        """Let `interpret` rename a change by what all streams show since its onset."""
+        self._monitor.interpret = interpret
 
     def evidence(self) -> npt.NDArray[np.float32]:
         """float32[T]: log evidence of each tracked stream; -inf before the first window."""

@@ -7,13 +7,14 @@ climb began: the onset.
 
 An alarm is held: the families of bets that say so (per stream) are silent until the change is over. Evidence
 that reaches the threshold later belongs to it and is silenced as well if it comes from a named stream that is
-still where it was at the alarm, or if it began to climb before the alarm. Anything else is another change and
-raises another alarm.
+still where it was at the alarm, or if a good part of it was there when the alarm was raised. Anything else is
+another change and raises another alarm: a false alarm that stands must not hide a true one elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,17 @@ from driftpost_sketches.drift.standing import Standing, patience_for
 
 FloatArray = npt.NDArray[np.float64]
 
+# (change, positions of the named streams, float64[T, FIELDS] since the onset) -> change
+Interpret = Callable[[Change, Sequence[int], FloatArray], Change]
+
 GRACE = 1  # windows after an alarm in which an onset still counts as the same change
-MEMBER = 0.4  # share of the threshold at which a stream is named in an alarm
+# Evidence of another stream joins an alarm while it is younger than this many windows, or at most this many
+# times as old as the time that both needed before it: at a steady climb a fifth of the evidence was there.
+JOIN_WINDOWS, JOIN_FACTOR = 10, 4
+WANDER = 0.2  # share of the evidence an alarm takes below which a CUSUM idles; a climb begins above it
+# A stream is named in an alarm at this share of the evidence that it would take alone, and never below odds
+# of a hundred to one: at a lax budget that share is what streams reach in which nothing has changed.
+MEMBER, MEMBER_LEAST = 0.4, 4.6
 HELD = 3.0  # log evidence from which a family of a named stream is held with the alarm
 MAX_PRINCIPALS = 64  # streams whose return to normal clears an alarm; bounds the state
 # Sides that one change may show: of a distribution, of a sensor that lost its freedom.
@@ -53,10 +63,11 @@ class Monitor:
         windows: windows read so far.
         log_r: float64[T, N], logs of the Shiryaev-Roberts statistics.
         climb: float64[T, N], CUSUM of the log evidence.
-        run: int64[T, N], windows since each CUSUM was last zero.
+        run: int64[T, N], windows since each CUSUM last idled.
         holder: int64[T, FAMILIES], number of the standing alarm that holds a family, 0 for none.
         standing: alarms that were raised and not cleared.
         recent: recent sums of each stream.
+        interpret: may rename a change by what all streams show since its onset; None leaves it as it is.
     """
 
     def __init__(self, reference: Reference, bets: Sequence[Bets], log_threshold: float) -> None:
@@ -72,6 +83,7 @@ class Monitor:
         with np.errstate(divide="ignore"):
             self.log_weights = np.log(weights)
         self._log_share = -np.log(max(streams, 1))
+        self._idle = WANDER * (log_threshold - self._log_share)
         self.windows = 0
         self.log_r = np.full((streams, width), -np.inf)
         self.climb = np.zeros((streams, width))
@@ -79,6 +91,7 @@ class Monitor:
         self.holder: npt.NDArray[np.int64] = np.zeros((streams, FAMILIES), dtype=np.int64)
         self.standing: list[Standing] = []
         self.recent = Recent(streams, FIELDS)
+        self.interpret: Interpret | None = None
 
     def step(self, log_e: FloatArray, sums: FloatArray) -> list[Alarm]:
         """Reads one window.
@@ -93,7 +106,7 @@ class Monitor:
         self.windows += 1
         self.log_r = np.minimum(np.logaddexp(self.log_r, 0.0) + log_e - IDLE, MOST)
         self.climb = np.clip(self.climb + log_e, 0.0, MOST)
-        self.run = np.where(self.climb > 0.0, self.run + 1, 0)
+        self.run = np.where(self.climb > self._idle, self.run + 1, 0)
         self.recent.push(sums)
         self._silence()
         alarms = self._clear(log_e, sums)
@@ -129,11 +142,8 @@ class Monitor:
     def _same_change(self, found: tuple[int, int]) -> Standing | None:
         """The standing alarm that this evidence belongs to, if any."""
         t = found[0]
-        took = max(int(self.run[found]), 1)
-        # The leading bet may have begun its climb later than the change: a gentler one may remember better.
-        strong = self.log_weights[t] + self.log_r[t] >= MEMBER * self.log_threshold
-        onset = self.windows - int(max(took, self.run[t][strong].max(initial=0))) + 1
-        since = [s for s in self.standing if onset <= s.raised_at + GRACE]
+        took = self._took(found)
+        since = [s for s in self.standing if self._joins(s, took)]
         if since:
             return min(since, key=lambda s: s.raised_at)
         holding = [s for s in self.standing if t in s.principals]
@@ -142,6 +152,23 @@ class Monitor:
         # Another side of a change that is known, unless the stream has moved on from there.
         known = max(holding, key=lambda s: s.raised_at)
         return None if self._moved_on(known, t, took, Family(int(self._families[found]))) else known
+
+    def _took(self, found: tuple[int, int]) -> int:
+        """Windows since the change that a bet sees began.
+
+        A CUSUM may wander a little above zero for ages before anything happens, so its climb is dated where
+        it left that level for the last time, and from there in a straight line back to zero.
+        """
+        above = float(self.climb[found]) - self._idle
+        if above <= 0.0:
+            return 1
+        return max(int(float(self.run[found]) * float(self.climb[found]) / above + 0.5), 1)
+
+    def _joins(self, standing: Standing, took: int) -> bool:
+        """Whether evidence that took so many windows arose with a standing alarm."""
+        since = self.windows - standing.raised_at
+        before = min(took - since, standing.alarm.onset_windows_ago + 1)
+        return bool(took - since >= 1 - GRACE) and since <= max(JOIN_WINDOWS, JOIN_FACTOR * before)
 
     def _moved_on(self, standing: Standing, t: int, windows: int, family: Family) -> bool:
         """Whether a stream has left the state it alarmed with for one that deserves another alarm.
@@ -172,15 +199,24 @@ class Monitor:
         """Silences evidence that belongs to a standing alarm; its stream must be back too to clear it."""
         t, bet = found
         if t not in standing.principals and len(standing.principals) < MAX_PRINCIPALS:
-            standing.add(t, self.recent.since(max(int(self.run[found]), 1))[t])
+            standing.add(t, self.recent.since(self._took(found))[t])
+            standing.alarm = self._naming(standing.alarm, t)
         self.holder[t, self._families[t, bet]] = standing.number
         self._silence()
 
+    def _naming(self, alarm: Alarm, t: int) -> Alarm:
+        """A standing alarm with another stream, which gets its share of the evidence."""
+        name = self.reference.streams[t].name
+        own = max(float(self.evidence()[t]), 0.0)
+        share = own / (own + max(alarm.log_e, 1.0))
+        others = tuple((other, (1.0 - share) * part) for other, part in alarm.streams if other != name)
+        return replace(alarm, streams=(*others, (name, share)))
+
     def _raise(self, found: tuple[int, int]) -> Alarm:
         lead, bet = found
-        took = max(int(self.run[found]), 1)
+        took = self._took(found)
         strength = self.evidence()
-        named = strength >= MEMBER * self.log_threshold
+        named = strength >= max(MEMBER * (self.log_threshold - self._log_share), MEMBER_LEAST)
         named[lead] = True
         order = [lead, *(int(t) for t in np.argsort(-strength, kind="stable") if named[t] and t != lead)]
         changed = self.recent.since(took)
@@ -190,6 +226,8 @@ class Monitor:
             Family(int(self._families[found])),
             self.reference.measure(lead, changed[lead]),
         )
+        if self.interpret is not None:
+            change = self.interpret(change, order, changed)
         log_e = float(np.logaddexp.reduce(self.log_weights + self.log_r + self._log_share, axis=None))
         alarm = self._alarm(change, order, np.maximum(strength, 0.0), log_e=log_e, ago=took - 1)
         number = 1 + max((s.number for s in self.standing), default=0)

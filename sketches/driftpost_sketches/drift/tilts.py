@@ -9,6 +9,7 @@ eta, 0 at 0 and falls there, so the largest admissible eta is a single root.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +20,34 @@ FloatArray = npt.NDArray[np.float64]
 # two apart costs little evidence.
 STEPS = ((0.12, 0.25, 0.5, 1.0, 2.0), (0.12, 0.25, 0.5), (0.2, 0.5), (0.2, 0.5))
 SHARE_STEPS = (0.15, 0.4, 1.0)
+# How a score's weight is shared among its steps: most to the changes that people ask about; a leap is found
+# whatever the weight, and bold steps overshoot where they are wrong.
+STEP_WEIGHTS = ((0.18, 0.27, 0.33, 0.17, 0.05), (0.25, 0.45, 0.3), (0.5, 0.5), (0.5, 0.5))
 SMALLEST_STEP = 0.12
 MOST_GAIN = 3.0  # nats a step: a rare cell's huge score must not make one row an alarm
 MEASURABLE = 1.5  # standard deviation of a block's log evidence at which a mean of exponentials is measurable
 LONGEST = 4.0  # blocks of at least this many correlation times
 MIN_BLOCKS = 64  # fewer blocks measure nothing
+NOISE = 1.0  # standard errors of that mean within which it is not told from 1
 _HALVINGS = 20
 
 
-def plan_tilts(
-    ordered: bool, scores: FloatArray, shares: FloatArray, tau_chain: FloatArray
-) -> list[tuple[int, float]]:
-    """(score, signed size) of every tilt, in a fixed order.
+class Tilt(NamedTuple):
+    """A tilt by exp(size * score).
+
+    Attributes:
+        score: which one.
+        size: signed.
+        weight: relative to the other tilts of the score.
+    """
+
+    score: int
+    size: float
+    weight: float
+
+
+def plan_tilts(ordered: bool, scores: FloatArray, shares: FloatArray, tau_chain: FloatArray) -> list[Tilt]:
+    """Every tilt that is bet on, in a fixed order.
 
     Args:
         ordered: whether the stream is numeric.
@@ -43,10 +60,12 @@ def plan_tilts(
         largest = float(np.abs(score[shares > 0]).max(initial=0.0))
         if not largest > 0.0:
             continue
-        for step in STEPS[k] if ordered else SHARE_STEPS:
+        steps = STEPS[k] if ordered else SHARE_STEPS
+        weights = STEP_WEIGHTS[k] if ordered else (1.0,) * len(steps)
+        for step, weight in zip(steps, weights, strict=True):
             # A stream that remembers moves slowly: its evidence per row is smaller by its correlation time.
             size = min(step / max(float(tau_chain[k]), 1.0), MOST_GAIN / largest)
-            plan += [(k, sign * size) for sign in (1.0, -1.0)]
+            plan += [Tilt(k, sign * size, weight) for sign in (1.0, -1.0)]
     return plan
 
 
@@ -69,15 +88,19 @@ def admissible(series: FloatArray, size: float, log_rho: float, temper: float, t
     sums = size * series[: blocks * length].reshape(blocks, length).sum(axis=1) - length * log_rho
     # The reference's own mean is what the gate is for; here only the spread around it is judged.
     sums -= size * length * float(series.mean())
-    if _log_mean(temper * sums) <= 0.0:
+    if _excess(temper * sums) <= 0.0:
         return temper
     low, high = 0.0, temper
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _log_mean(middle * sums) <= 0.0 else (low, middle)
+        low, high = (middle, high) if _excess(middle * sums) <= 0.0 else (low, middle)
     return low
 
 
-def _log_mean(logs: FloatArray) -> float:
+def _excess(logs: FloatArray) -> float:
+    """Log of the mean of exp(logs), less what its own sampling error explains."""
     top = float(logs.max())
-    return top + math.log(float(np.exp(logs - top).mean()))
+    evidence = np.exp(logs - top)
+    mean = float(evidence.mean())
+    error = float(evidence.std()) / mean / math.sqrt(len(logs))
+    return top + math.log(mean) - NOISE * error
