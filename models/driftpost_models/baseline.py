@@ -21,6 +21,9 @@ from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_models.reasons import Reason
 from driftpost_models.reference import Reference
 from driftpost_models.runtime import Runtime
+from driftpost_sketches.derived.fit import Derived, fit_derived
+from driftpost_sketches.derived.phase import STREAM
+from driftpost_sketches.derived.plan import DerivedPlan
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.errors import CalibrationError
 from driftpost_sketches.fitting import fit_categorical, fit_numeric
@@ -45,7 +48,8 @@ class Baseline:
 
     Attributes:
         probes: what reads inferences.
-        schema: the streams with their bins.
+        schema: the streams with their bins, derived ones after those of the probes.
+        derived: computes the derived ones.
         calibration: what calibrates the detectors.
         limits: what the reference showed of each input, by name.
         classes: class names, empty where unknown.
@@ -56,6 +60,7 @@ class Baseline:
 
     probes: ProbeSet
     schema: Schema
+    derived: DerivedPlan
     calibration: Calibration
     limits: Mapping[str, InputLimits]
     classes: tuple[str, ...]
@@ -85,7 +90,7 @@ def build_baseline(
     Args:
         runtime: the model, fresh.
         reference: rows in time order.
-        policy: gives the smallest effects and the least confidence.
+        policy: gives season, slices, the smallest effects and the least confidence.
         config: the owner's wishes about probes.
         classes: class names.
         progress: told how far the work is.
@@ -118,7 +123,9 @@ def build_baseline(
     values, codes = _run(feeder, reference, probes, observers, tell)
     _mark_unsure(values, probes, policy)
     schema = Schema([_stream(draft, values, probes) for draft in probes.drafts])
-    calibration = _calibrate(schema, values, policy, tell)
+    derived = _derive(schema, values, reference, policy)
+    schema = derived.schema
+    calibration = _calibrate(derived, policy, tell)
     calibration = dataclasses.replace(
         calibration,
         baseline=calibration.baseline.merge(_code_window(schema, codes)) if codes else calibration.baseline,
@@ -127,12 +134,13 @@ def build_baseline(
     return Baseline(
         probes=probes,
         schema=schema,
+        derived=derived.plan,
         calibration=calibration,
         limits={name: observer.limits() for name, observer in observers.items()},
         classes=names,
         confusion=confusion,
         states=dict(feeder.states),
-        notes=(*reference.notes, *choice.notes, *calibration.notes),
+        notes=(*reference.notes, *choice.notes, *derived.notes, *calibration.notes),
     )
 
 
@@ -214,21 +222,38 @@ def _stream(draft: StreamDraft, values: npt.NDArray[np.float64], probes: ProbeSe
     return dataclasses.replace(stream, edges=draft.edges) if draft.edges else stream
 
 
-def _calibrate(
-    schema: Schema, values: npt.NDArray[np.float64], policy: Policy, tell: Progress
-) -> Calibration:
+def _derive(schema: Schema, values: npt.NDArray[np.float64], reference: Reference, policy: Policy) -> Derived:
+    if policy.season is not None and not policy.season.by.startswith(STREAM) and reference.times is None:
+        raise ReferenceRefused(
+            f"a season by {policy.season.by} needs the times of the reference's rows: name their column with "
+            "--time, or give --start and --row-seconds"
+        )
+    try:
+        return fit_derived(
+            schema, values, seconds=reference.times, season=policy.season, slices=policy.slices
+        )
+    except CalibrationError as error:
+        raise ReferenceRefused(str(error)) from error
+
+
+def _calibrate(derived: Derived, policy: Policy, tell: Progress) -> Calibration:
+    schema, origins = derived.schema, derived.plan.origins
     tracked = {schema.streams[i].name for i in schema.tracked_streams}
+    # What is asked for a stream holds for all that are made of it.
+    known = tracked | {origins[name] for name in tracked if name in origins}
     for name in policy.smallest_effects:
-        if name not in tracked:
+        if name not in known:
             raise ConfigError(
                 f"policy.smallest_effects.{name}",
-                f"no such tracked stream (there are: {', '.join(sorted(tracked))})",
+                f"no such tracked stream (there are: {', '.join(sorted(known))})",
             )
+    effects = {name: policy.effect(origin) for name, origin in origins.items()}
     try:
         return Calibration.fit(
             schema,
-            values,
-            smallest_effect={"*": policy.smallest_effect, **policy.smallest_effects},
+            derived.values,
+            smallest_effect={"*": policy.smallest_effect, **effects, **policy.smallest_effects},
+            ceiling=derived.ceiling,
             progress=lambda done, total: tell("calibrating", done, total),
         )
     except CalibrationError as error:

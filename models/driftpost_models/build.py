@@ -66,6 +66,9 @@ def build_bundle(
     classes: Sequence[str] = (),
     config: Path | None = None,
     image_scale: ImageScale | None = None,
+    time: str | None = None,
+    start: str | None = None,
+    row_seconds: float | None = None,
     budget: str | None = None,
     smallest_effect: float | None = None,
     window_seconds: float | None = None,
@@ -88,6 +91,9 @@ def build_bundle(
         classes: class names in the order of the scores.
         config: a TOML file with `[probes]` and `[policy]`.
         image_scale: what black and white of image files are fed as.
+        time: column or array of the reference with the time of each row.
+        start: time of the first row where there is no such column.
+        row_seconds: seconds between rows, with `start`.
         budget: overrides the policy's.
         smallest_effect: overrides the policy's, in reference standard deviations.
         window_seconds: overrides the policy's.
@@ -115,6 +121,10 @@ def build_bundle(
             image_scale=image_scale,
             columns={name: w.names for name, w in wishes.inputs.items() if w.names},
             layouts={name: w.layout for name, w in wishes.inputs.items() if w.layout},
+            time=time,
+            start=start,
+            row_seconds=row_seconds,
+            local=policy.season is not None and policy.season.local,
         )
         data = load_reference(reference, runtime.inputs, options)
         baseline = build_baseline(
@@ -141,6 +151,7 @@ def build_bundle(
         inputs=inputs,
         outputs=outputs,
         probes=baseline.probes,
+        derived=baseline.derived,
         calibration=baseline.calibration,
         policy=policy,
         limits=baseline.limits,
@@ -156,6 +167,7 @@ def build_bundle(
                 "rows": data.rows,
                 "labelled": data.labels is not None,
                 "preprocessing": list(data.preprocessing),
+                "times": None if data.times is None else [_utc(data.times[0]), _utc(data.times[-1])],
             },
             "states": dict(baseline.states),
             "tools": _tools(*facts),
@@ -241,6 +253,11 @@ def _tools(runtime: str, provider: str) -> dict[str, str]:
         "provider": provider,
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _utc(seconds: float) -> str:
+    """A point in time as the season's clock shows it."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _version(package: str) -> str:

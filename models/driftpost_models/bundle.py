@@ -19,9 +19,10 @@ from driftpost_models.policy import Policy
 from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_models.runtime import Array, Runtime, TensorSpec
 from driftpost_models.signing import PrivateKey, PublicKey
+from driftpost_sketches.derived.plan import DerivedPlan
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.errors import SketchError
-from driftpost_sketches.schema import Schema
+from driftpost_sketches.schema import Schema, StreamKind
 
 __all__ = ["Bundle", "Golden", "InputLimits", "SelfTest", "Signature", "describe"]
 
@@ -42,6 +43,7 @@ class Bundle:
         inputs: what the model takes.
         outputs: what it returns.
         probes: what reads inferences; use `probes.copy()` for each sequence of them.
+        derived: what is computed from their values: seasonal streams and slices; mostly nothing.
         calibration: what calibrates the detectors; holds the schema and the baseline sketch.
         policy: what the owner asks of the guard.
         limits: what the reference showed of each input.
@@ -61,6 +63,7 @@ class Bundle:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     probes: ProbeSet
+    derived: DerivedPlan
     calibration: Calibration
     policy: Policy
     limits: Mapping[str, InputLimits]
@@ -157,6 +160,7 @@ def _members(bundle: Bundle) -> dict[str, bytes]:
             }
         ),
         "probes.json": _dump(bundle.probes.to_dict()),
+        "derived.json": _dump(bundle.derived.to_dict()),
         "schema.json": _dump(bundle.schema.to_dict()),
         "calibration.bin": bundle.calibration.to_bytes(),
         "policy.toml": bundle.policy.to_toml().encode(),
@@ -201,8 +205,14 @@ def _from_archive(archive: Archive) -> Bundle:
     probes = ProbeSet.from_dict(_object(members, "probes.json"))
     if schema != calibration.schema:
         raise BundleMalformed("the schema is not the one that the calibration belongs to")
-    if [(d.name, d.kind) for d in probes.drafts] != [(s.name, s.kind) for s in schema.streams]:
+    derived = DerivedPlan.from_dict(_object(members, "derived.json"))
+    given, made = schema.streams[: len(probes.drafts)], schema.streams[len(probes.drafts) :]
+    if [(d.name, d.kind) for d in probes.drafts] != [(s.name, s.kind) for s in given]:
         raise BundleMalformed("the probes do not deliver the streams of the schema")
+    columns = tuple(s.name for s in given if s.kind is not StreamKind.CODES)
+    partial = tuple(s.name for s in made if s.partial)
+    if derived.columns != columns or derived.names != partial or len(partial) != len(made):
+        raise BundleMalformed("the derived streams are not those of the schema")
     classes = _object(members, "classes.json")
     limits = tensors["limits"]
     if not isinstance(limits, dict):
@@ -217,6 +227,7 @@ def _from_archive(archive: Archive) -> Bundle:
         inputs=_specs(tensors, "inputs"),
         outputs=_specs(tensors, "outputs"),
         probes=probes,
+        derived=derived,
         calibration=calibration,
         policy=Policy.from_toml(_member(members, "policy.toml").decode()),
         limits={name: InputLimits.from_dict(plain) for name, plain in limits.items()},

@@ -64,6 +64,11 @@ def bundle() -> None:
 @click.option("--author", help="Who builds it; by default the operating system's user.")
 @click.option("--config", "config_file", type=_FILE, help="TOML file with [probes] and [policy].")
 @click.option("--image-scale", help="What black and white are fed as: 0..1, -1..1, 0..255, or `codes`.")
+@click.option("--time", help="Column or array of the reference with the time of each row (for a season).")
+@click.option("--start", help="Time of the first row where no column has it, such as 2026-03-01T00:00.")
+@click.option(
+    "--row-seconds", type=click.FloatRange(min=0, min_open=True), help="Between rows, with --start."
+)
 @click.option("--budget", help="False alarms allowed, such as '1 per device-year'.")
 @click.option("--smallest-effect", type=float, help="Smallest change worth an alarm, in standard deviations.")
 @click.option("--window-seconds", type=float, help="Length of a window.")
@@ -79,6 +84,9 @@ def build(  # noqa: PLR0917 - click passes every option by name
     author: str | None,
     config_file: Path | None,
     image_scale: str | None,
+    time: str | None,
+    start: str | None,
+    row_seconds: float | None,
     budget: str | None,
     smallest_effect: float | None,
     window_seconds: float | None,
@@ -96,6 +104,9 @@ def build(  # noqa: PLR0917 - click passes every option by name
                 classes=_classes(classes_file),
                 config=config_file,
                 image_scale=None if image_scale is None else ImageScale.parse(image_scale),
+                time=time,
+                start=start,
+                row_seconds=row_seconds,
                 budget=budget,
                 smallest_effect=smallest_effect,
                 window_seconds=window_seconds,

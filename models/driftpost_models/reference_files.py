@@ -54,7 +54,7 @@ class ReferenceOptions:
     local: bool = False
 
     def __post_init__(self) -> None:
-        if self.start is not None and (self.row_seconds is None or self.time is not None):
+        if (self.start is None) != (self.row_seconds is None) or None not in (self.start, self.time):
             raise ConfigError(
                 "--start", "goes with --row-seconds, where no column (--time) has the times of the rows"
             )
@@ -77,8 +77,8 @@ def load_reference(path: Path, inputs: Sequence[TensorSpec], options: ReferenceO
         reference.set_times(times)
     if options.time is not None and reference.times is None:
         raise ReferenceRefused(
-            f"{path.name} has no column {options.time!r} with the times of its rows: give one, or --start and "
-            "--row-seconds"
+            f"{path.name} has no column {options.time!r} with the times of its rows: give one, or --start "
+            "and --row-seconds"
         )
     return reference
 

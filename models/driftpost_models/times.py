@@ -72,5 +72,4 @@ def regular(start: str, row_seconds: float, rows: int, *, local: bool = False) -
         raise ConfigError(
             "--start", f"{start!r} is no point in time; give one such as 2026-03-01T00:00"
         ) from error
-    times: npt.NDArray[np.float64] = first + row_seconds * np.arange(rows)
-    return times
+    return np.asarray(first + row_seconds * np.arange(rows, dtype=np.float64), dtype=np.float64)

@@ -218,7 +218,7 @@ def test_a_newer_format_asks_for_an_update_and_says_both_versions(path: Path) ->
     _zip(path, [(MANIFEST, _manifest({}, format_version=7))])
     with pytest.raises(BundleTooNew, match="update driftpost") as error:
         read_archive(path, None)
-    assert (error.value.found, error.value.known) == (7, 1)
+    assert (error.value.found, error.value.known) == (7, 2)
 
 
 def test_truncated_and_flipped_files_never_open_and_never_raise_anything_else(path: Path) -> None:

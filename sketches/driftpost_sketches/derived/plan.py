@@ -55,6 +55,14 @@ class DerivedPlan:
         return (*self._seasonal_names, *(one.name for one in self.slices))
 
     @property
+    def origins(self) -> dict[str, str]:
+        """The given stream that each derived one is made of, by the derived one's name."""
+        seasonal = () if self.season is None else self.season.streams
+        found = dict(zip(self._seasonal_names, (one.stream for one in seasonal), strict=True))
+        found.update({one.name: found.get(one.stream, one.stream) for one in self.slices})
+        return found
+
+    @property
     def needs_time(self) -> bool:
         """Whether any of it goes by the clock."""
         return self.season is not None and self.season.phase.context is None
