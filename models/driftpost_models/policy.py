@@ -1,4 +1,4 @@
-"""What the owner asks of the guard: budget, smallest change, season, slices, and what a bad verdict does."""
+"""What the owner asks of the guard: budget, smallest change, season, slices, site, and bad verdicts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from driftpost_models.errors import ConfigError
 from driftpost_models.reasons import REASON_NAMES
+from driftpost_models.site_policy import NO_SITE, SitePolicy, parse_site
 from driftpost_models.strict_table import StrictTable, nearest, parse_toml, read_toml
 from driftpost_sketches.derived.phase import CLOCKS, STREAM
 from driftpost_sketches.derived.wishes import SeasonWish, SliceWish
@@ -49,6 +50,7 @@ class Policy:
         window_seconds: length of a window.
         season: what is usual by the hour, or by a context; None for one normal at all hours.
         slices: what is also watched within single categories; None for nothing.
+        site: whether and how a device learns a normal of its own.
     """
 
     budget: str = DEFAULT_BUDGET
@@ -60,6 +62,7 @@ class Policy:
     window_seconds: float = DEFAULT_WINDOW_SECONDS
     season: SeasonWish | None = None
     slices: SliceWish | None = None
+    site: SitePolicy = NO_SITE
 
     def action(self, reason: str) -> str:
         """What a bad verdict with this reason does.
@@ -140,12 +143,16 @@ def _plain(policy: Policy) -> dict[str, object]:
             "streams": EVERY if policy.slices.streams is None else list(policy.slices.streams),
             "most": policy.slices.most,
         }
+    if policy.site != NO_SITE:
+        plain["site"] = policy.site.to_dict()
     return plain
 
 
 def _toml(value: object) -> str:
     # JSON's texts, numbers and lists of texts are TOML's; as floats they are read back as what they were.
-    return json.dumps(float(value)) if isinstance(value, (int, float)) else json.dumps(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return json.dumps(float(value))
+    return json.dumps(value)
 
 
 def parse_policy(table: StrictTable) -> Policy:
@@ -179,6 +186,7 @@ def parse_policy(table: StrictTable) -> Policy:
         or default.window_seconds,
         season=_season(table.table("season")),
         slices=_slices(table.table("slices")),
+        site=parse_site(table.table("site")),
     )
     table.done()
     return policy

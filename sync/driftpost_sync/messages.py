@@ -37,6 +37,8 @@ Kind = Literal["window", "finding", "describe", "ledger"]
 KINDS: tuple[Kind, ...] = ("window", "finding", "describe", "ledger")
 Source = Literal["drift", "runtime", "quality", "device"]
 SOURCES: tuple[Source, ...] = ("drift", "runtime", "quality", "device")
+Normal = Literal["training", "site"]
+NORMALS: tuple[Normal, ...] = ("training", "site")
 _STATES = ("raised", "cleared")
 _DIRECTIONS = ("up", "down", "none")
 
@@ -152,6 +154,8 @@ class FindingBody:
         mono, wall: when it was found, ms.
         text: one sentence for a person.
         source: "drift", "runtime", "quality" or "device".
+        baseline: what it was compared with: the bundle's "training" data, or what the device itself showed at
+            its "site" while it was commissioned.
     """
 
     id: str
@@ -170,6 +174,7 @@ class FindingBody:
     wall: int | None
     text: str
     source: Source = "drift"
+    baseline: Normal = "training"
 
     def to_bytes(self) -> bytes:
         """Packed body.
@@ -193,6 +198,7 @@ class FindingBody:
                 "f": [self.mono, self.wall],
                 "x": self.text,
                 "c": self.source,
+                "l": self.baseline,
             }
         )
         return _check_body_size("a finding", body)
@@ -230,6 +236,7 @@ class FindingBody:
             wall=times.optional_time_ms("fw"),
             text=fields.text("x", MAX_TEXT_CHARS, empty=True),
             source=cast("Source", fields.choice("c", SOURCES)),
+            baseline=cast("Normal", fields.choice("l", NORMALS)),
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 from driftpost_models.errors import ConfigError
 from driftpost_models.policy import Policy
 from driftpost_models.reasons import REASON_NAMES, Reason
+from driftpost_models.site_policy import SitePolicy
 
 FULL = Policy(
     budget="2 per fleet-month",
@@ -16,6 +17,7 @@ FULL = Policy(
     reasons={"frozen": "fallback", "low_confidence": "flag"},
     min_confidence=0.4,
     window_seconds=60,
+    site=SitePolicy(baseline=True, commission="50,000 rows", on_alarm="accept", keep=False),
 )
 
 
@@ -57,6 +59,11 @@ def test_the_codes_of_reasons_never_change() -> None:
     [
         ('buget = "1 per device-year"', r"buget: unknown key; did you mean 'budget'"),
         ('budget = "often"', r"budget"),
+        ('[site]\ncommission = "soon"', r"site.commission: 'soon' does not say how long"),
+        ('[site]\ncommission = "10 rows"', r"site.commission"),
+        ("[site]\nbaseline = 1", r"must be true or false"),
+        ('[site]\non_alarm = "ignore"', r"not one of hold, accept"),
+        ("[site]\nkeeps = true", r"site.keeps: unknown key; did you mean 'keep'"),
         ("budget = 3", r"must be a text"),
         ('on_bad_verdict = "abstian"', r"did you mean 'abstain'"),
         ("smallest_effect = -1", r"between 0 and 10"),

@@ -16,6 +16,9 @@ KINDS = (
     "missing",
     "new_category",
     "category_share",
+    "label_shift",  # another mix of the same classes
+    "concept",  # error rate of labelled answers
+    "skew",  # installed differently from the training data
 )
 
 
