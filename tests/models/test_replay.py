@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from driftpost_models.build import Built
 from driftpost_models.replay import cli
 from driftpost_models.replay.columns import Wishes
-from driftpost_models.replay.replay import Setup, replay_table
+from driftpost_models.replay.replay import replay_table
+from driftpost_models.replay.setup import Setup
 from driftpost_models.replay.trace import MAX_POINTS, Trace
 from driftpost_models.replay.watch import Watch
 from driftpost_sketches.accumulator import WindowAccumulator

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from driftpost_models.replay.columns import Wishes
-from driftpost_models.replay.replay import Replay, Setup, replay_table
+from driftpost_models.replay.replay import Replay, replay_table
+from driftpost_models.replay.setup import Setup
 from realdata import REALDATA, needs_realdata
 
 pytestmark = needs_realdata

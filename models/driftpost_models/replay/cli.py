@@ -12,8 +12,9 @@ from driftpost_models.errors import ModelError
 from driftpost_models.image_files import ImageScale
 from driftpost_models.progress_bars import ProgressBars
 from driftpost_models.replay.columns import Wishes
-from driftpost_models.replay.replay import Replay, Setup, replay_bundle, replay_table
+from driftpost_models.replay.replay import Replay, replay_bundle, replay_table
 from driftpost_models.replay.report import json_lines, text
+from driftpost_models.replay.setup import Setup
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,6 +46,21 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--categorical", multiple=True, metavar="COLUMN", help="A column of categories (repeatable).")
 @click.option("--numeric", multiple=True, metavar="COLUMN", help="A column of quantities (repeatable).")
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="A column to leave out (repeatable).")
+@click.option(
+    "--season",
+    metavar="WORDS",
+    help="What is usual goes by hour-of-day, half-hour-of-day, hour-of-week, or by this column.",
+)
+@click.option(
+    "--slice",
+    "slices",
+    multiple=True,
+    metavar="COLUMN",
+    help="Watch also where this column of categories has each of its values (repeatable).",
+)
+@click.option("--time", metavar="COLUMN", help="The column of times; else the first one that looks like it.")
+@click.option("--start", metavar="TIME", help="Time of the first reference row, where no column has times.")
+@click.option("--live-start", metavar="TIME", help="Of the first live row; else it follows the reference.")
 @click.option("--image-scale", help="With --bundle and images: as for `driftpost bundle build`.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, for programs.")
 @click.option(
@@ -62,13 +78,26 @@ def replay(  # noqa: PLR0917 - click passes every option by name
     categorical: tuple[str, ...],
     numeric: tuple[str, ...],
     ignore: tuple[str, ...],
+    season: str | None,
+    slices: tuple[str, ...],
+    time: str | None,
+    start: str | None,
+    live_start: str | None,
     image_scale: str | None,
     as_json: bool,
     plot: Path | None,
 ) -> None:
     """Run the device's detectors over recorded data: what would they have said, and when?"""
-    _check_options(reference, bundle_file, bool(categorical or numeric or ignore), image_scale, plot)
-    setup = Setup(budget, window, row_seconds, smallest_effect, trace=plot is not None)
+    columns = bool(categorical or numeric or ignore or season or slices or live_start)
+    _check_options(reference, bundle_file, columns, image_scale, plot)
+    if start is not None and row_seconds is None:
+        raise click.UsageError("--start needs --row-seconds: the times of all rows follow from both")
+    if live_start is not None and start is None:
+        raise click.UsageError("--live-start goes with --start")
+    setup = Setup(
+        budget, window, row_seconds, smallest_effect, trace=plot is not None,
+        season=season, slices=slices, start=start, live_start=live_start,
+    )  # fmt: skip
     try:
         with ProgressBars() as bars:
             if bundle_file is not None:
@@ -77,12 +106,13 @@ def replay(  # noqa: PLR0917 - click passes every option by name
                     live,
                     setup,
                     labels=labels,
+                    time=time,
                     image_scale=None if image_scale is None else ImageScale.parse(image_scale),
                     tell=bars.update,
                 )
             else:
                 assert reference is not None
-                wishes = Wishes(frozenset(categorical), frozenset(numeric), frozenset(ignore), labels)
+                wishes = Wishes(frozenset(categorical), frozenset(numeric), frozenset(ignore), labels, time)
                 result = replay_table(reference, live, setup, wishes, bars.update)
     except ModelError as error:
         raise click.ClickException(str(error)) from error
@@ -106,7 +136,8 @@ def _check_options(
         raise click.UsageError("give either --reference or --bundle (which holds its own reference)")
     if bundle_file is not None and columns:
         raise click.UsageError(
-            "--categorical, --numeric and --ignore are for --reference; a bundle has its own"
+            "--categorical, --numeric, --ignore, --season, --slice and --live-start are for --reference; "
+            "a bundle has its own"
         )
     if bundle_file is None and image_scale is not None:
         raise click.UsageError("--image-scale is for --bundle")

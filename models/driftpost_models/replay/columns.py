@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from driftpost_models.errors import TableRefused
 from driftpost_models.probes.guesses import MAX_CATEGORIES
 from driftpost_models.reference import MAX_ROWS
 from driftpost_models.replay.tables import Cells, Numbers, RowBlock, Table, is_missing, numbers
+from driftpost_models.times import seconds_of
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.fitting import MAX_CATEGORIES as MOST_BINS
 from driftpost_sketches.fitting import fit_categorical, fit_numeric
@@ -46,12 +46,14 @@ class Wishes:
         numeric: taken for numbers; texts in them are missing values.
         ignore: left out.
         labels: column with the true class; None without one.
+        time: column with the time of each row; None for the first one that looks like it.
     """
 
     categorical: frozenset[str] = frozenset()
     numeric: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
     labels: str | None = None
+    time: str | None = None
 
 
 @dataclass
@@ -141,6 +143,8 @@ class Learned:
         values: float64[rows, S].
         notes: what was decided, in sentences.
         row_seconds: seconds between rows by a column of times; None where there is none.
+        clock: name of that column; None where there is none.
+        times: float64[rows], seconds since 1970 by that column, NaN where a cell has none; None without it.
     """
 
     columns: tuple[Column, ...]
@@ -148,6 +152,8 @@ class Learned:
     values: Numbers
     notes: tuple[str, ...]
     row_seconds: float | None
+    clock: str | None
+    times: Numbers | None
 
 
 def learn(reference: Table, live: Table, wishes: Wishes, tell: Progress) -> Learned:
@@ -176,17 +182,43 @@ def learn(reference: Table, live: Table, wishes: Wishes, tell: Progress) -> Lear
         tell("looking at the columns", block.done, reference.size)
     if not rows:
         raise TableRefused(reference.path, "has a header but no rows")
-    chosen, notes, row_seconds = _decide(reference, live, facts, wishes)
+    chosen, notes, row_seconds, clock = _decide(reference, live, facts, wishes)
     values = np.empty((rows, len(chosen)))
+    times = None if clock is None else np.empty(rows)
     encoder = Encoder(reference, chosen)
     for block in reference.blocks():
         values[block.start : block.start + block.rows] = encoder.encode(block)
+        if clock is not None and times is not None:
+            times[block.start : block.start + block.rows] = times_of(reference, clock, block)
         tell("reading the reference", block.done, reference.size)
     try:
         schema = Schema([_stream(column, values[:, i]) for i, column in enumerate(chosen)])
     except SketchError as error:
         raise TableRefused(reference.path, str(error)) from error
-    return Learned(chosen, schema, values, (*notes, *encoder.notes()), row_seconds)
+    return Learned(chosen, schema, values, (*notes, *encoder.notes()), row_seconds, clock, times)
+
+
+def times_of(table: Table, clock: str, block: RowBlock) -> Numbers:
+    """Seconds since 1970 of a block's rows by a column of times: float64[rows], NaN where there is none.
+
+    Raises:
+        TableRefused: no such column, or a cell that is no point in time.
+    """
+    if clock not in block.columns:
+        raise TableRefused(table.path, f"has no column {clock!r} with the times of its rows")
+    cells = block.columns[clock]
+    out = np.empty(block.rows)
+    for place, cell in enumerate(cells):
+        text = str(cell)
+        try:
+            out[place] = math.nan if is_missing(text) else seconds_of(text)
+        except ValueError as error:
+            raise TableRefused(
+                table.path,
+                f"{text[:40]!r} in row {block.start + place:,} of {clock!r} is no point in time; give ISO "
+                "8601 or seconds since 1970",
+            ) from error
+    return out
 
 
 class Encoder:
@@ -257,7 +289,7 @@ def _as_texts(cells: Cells) -> Sequence[str]:
 
 
 def _check_wishes(reference: Table, wishes: Wishes) -> None:
-    named = wishes.categorical | wishes.numeric | wishes.ignore | ({wishes.labels} - {None})
+    named = wishes.categorical | wishes.numeric | wishes.ignore | ({wishes.labels, wishes.time} - {None})
     for name in sorted(str(n) for n in named):
         if name not in reference.names:
             raise TableRefused(
@@ -269,10 +301,11 @@ def _check_wishes(reference: Table, wishes: Wishes) -> None:
 
 def _decide(
     reference: Table, live: Table, facts: Mapping[str, Facts], wishes: Wishes
-) -> tuple[tuple[Column, ...], list[str], float | None]:
+) -> tuple[tuple[Column, ...], list[str], float | None, str | None]:
     chosen: list[Column] = []
     notes = [*reference.notes, *live.notes]
     seconds: float | None = None
+    clock = wishes.time
     kept = set(live.names)
     missing = []
     for name in reference.names:
@@ -280,6 +313,7 @@ def _decide(
             continue
         column, note, period = _one(reference, facts[name], wishes)
         seconds = seconds if seconds is not None else period
+        clock = name if clock is None and period is not None else clock
         if note:
             notes.append(note)
         if column is None:
@@ -306,12 +340,14 @@ def _decide(
     extra = [name for name in live.names if name not in reference.names]
     if extra:
         notes.append(f"columns that the reference does not have are left out: {', '.join(extra[:8])}")
-    return tuple(chosen), notes, seconds
+    return tuple(chosen), notes, seconds, clock
 
 
 def _one(reference: Table, facts: Facts, wishes: Wishes) -> tuple[Column | None, str, float | None]:
     """What one column becomes, a sentence on why, and the seconds between its times."""
     name = facts.name
+    if name == wishes.time:
+        return None, f"{name}: the times of the rows", _period(facts.sample)
     if not facts.present:
         return None, f"{name}: no value in the whole reference; left out", None
     if name == wishes.labels:
@@ -385,9 +421,7 @@ def _period(sample: Sequence[str]) -> float | None:
     times = []
     for text in sample:
         try:
-            # Python 3.10 does not know the Z.
-            time = datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+            times.append(seconds_of(text))
         except ValueError:
             return None
-        times.append(time.replace(tzinfo=time.tzinfo or datetime.timezone.utc).timestamp())
     return float(np.median(np.diff(times))) if len(times) > 1 else 0.0

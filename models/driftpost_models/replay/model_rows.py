@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from driftpost_models.build import DEADLINE_S
@@ -18,6 +19,22 @@ from driftpost_models.reference_files import ReferenceOptions, load_reference
 from driftpost_models.replay.columns import Progress
 from driftpost_models.replay.watch import Watch
 
+
+@dataclass(frozen=True)
+class Times:
+    """Where the times of recorded rows come from.
+
+    Attributes:
+        column: of a table that has them.
+        start: time of the first row, where no column has them.
+        row_seconds: seconds between rows then.
+    """
+
+    column: str | None = None
+    start: str | None = None
+    row_seconds: float | None = None
+
+
 BLOCK_ROWS = 256
 """Rows read at a time; windows are often smaller."""
 
@@ -29,6 +46,7 @@ def feed_model(
     *,
     labels: str | None,
     image_scale: ImageScale | None,
+    times: Times,
     tell: Progress,
 ) -> Reference:
     """Run every row through the model, in a process of its own, and the probes' streams through `watch`.
@@ -39,6 +57,7 @@ def feed_model(
         watch: the detectors.
         labels: a column or array of the recording that is no input; None without one.
         image_scale: what black and white of image files are fed as.
+        times: of the rows.
         tell: told how far the work is.
 
     Returns:
@@ -51,8 +70,10 @@ def feed_model(
     runtime = IsolatedRuntime(bundle.model_bytes, kind=bundle.model_kind, deadline_s=DEADLINE_S)
     try:
         options = ReferenceOptions(
-            labels=labels, classes=bundle.classes, image_scale=image_scale, columns=_columns(bundle)
-        )
+            labels=labels, classes=bundle.classes, image_scale=image_scale, columns=_columns(bundle),
+            time=times.column, start=times.start, row_seconds=times.row_seconds if times.start else None,
+            local=bundle.derived.season is not None and bundle.derived.season.local,
+        )  # fmt: skip
         data = load_reference(path, runtime.inputs, options)
         feeder = Feeder(runtime, list(data.read(0, 1)))
         probes = bundle.probes.copy()
@@ -60,7 +81,8 @@ def feed_model(
         while row < data.rows:
             stop = min(row + min(watch.room, BLOCK_ROWS), data.rows)
             values, codes = probes.extract(feeder.block(data.read(row, stop)))
-            watch.feed(values, codes)
+            seconds = None if data.times is None else data.times[row:stop]
+            watch.feed(bundle.derived.apply(values, seconds), codes)
             row = stop
             tell("running the model", row, data.rows)
     except (InferenceFailed, RuntimeCrashed) as error:

@@ -15,7 +15,9 @@ from driftpost_models.errors import ConfigError, TableRefused
 from driftpost_models.image_files import ImageScale
 from driftpost_models.policy import DEFAULT_BUDGET, DEFAULT_SMALLEST_EFFECT
 from driftpost_models.replay.columns import Encoder, Progress, Wishes, learn
-from driftpost_models.replay.model_rows import feed_model
+from driftpost_models.replay.derive import Clock, derive
+from driftpost_models.replay.model_rows import Times, feed_model
+from driftpost_models.replay.setup import Setup
 from driftpost_models.replay.tables import open_table
 from driftpost_models.replay.trace import Trace
 from driftpost_models.replay.watch import MAX_LOG_E, Finding, Watch
@@ -29,25 +31,6 @@ DEFAULT_WINDOW_ROWS = 100
 """Rows: short against what a person would wait for, long enough that a window holds every usual value."""
 
 DEFAULT_ROW_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How to replay; None stands for what is usual.
-
-    Attributes:
-        budget: false alarms allowed, in words.
-        window_rows: rows of a window.
-        row_seconds: seconds between rows.
-        smallest_effect: smallest change worth an alarm, reference standard deviations.
-        trace: keep the course, for a plot.
-    """
-
-    budget: str | None = None
-    window_rows: int | None = None
-    row_seconds: float | None = None
-    smallest_effect: float | None = None
-    trace: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,23 +85,32 @@ def replay_table(
     reference_table, live_table = open_table(reference), open_table(live)
     learned = learn(reference_table, live_table, wishes, tell)
     effect = DEFAULT_SMALLEST_EFFECT if setup.smallest_effect is None else setup.smallest_effect
+    clock = Clock.of(setup, learned, reference_table)
     try:
+        derived = derive(setup, learned, clock)
         calibration = Calibration.fit(
-            learned.schema,
-            learned.values,
+            derived.schema,
+            derived.values,
             smallest_effect=effect,
+            ceiling=derived.ceiling,
             progress=lambda done, total: tell("calibrating", done, total),
         )
     except CalibrationError as error:
         raise TableRefused(reference, f"can not carry a calibration: {error}") from error
     window_rows = setup.window_rows or DEFAULT_WINDOW_ROWS
     row_seconds = setup.row_seconds or DEFAULT_ROW_SECONDS
-    notes = [*learned.notes, *_about_time(setup.row_seconds, learned.row_seconds)]
+    notes = [
+        *learned.notes,
+        *clock.notes,
+        *derived.notes,
+        *_about_time(setup.row_seconds, learned.row_seconds),
+    ]
     trace = Trace() if setup.trace else None
     watch = Watch(calibration, budget.log_threshold(window_rows * row_seconds), window_rows, trace)
     encoder = Encoder(live_table, learned.columns)
     for block in live_table.blocks():
-        watch.feed(encoder.encode(block))
+        seconds = clock.live(live_table, block) if derived.plan.needs_time else None
+        watch.feed(derived.plan.apply(encoder.encode(block), seconds))
         tell("replaying", block.done, live_table.size)
     watch.finish()
     if not watch.rows:
@@ -140,6 +132,7 @@ def replay_bundle(
     setup: Setup,
     *,
     labels: str | None = None,
+    time: str | None = None,
     image_scale: ImageScale | None = None,
     tell: Progress | None = None,
 ) -> Replay:
@@ -150,6 +143,7 @@ def replay_bundle(
         live: raw inputs in time order: .npz, .npy, .csv, or a folder.
         setup: how to replay; what is None is the bundle's.
         labels: a column or array of the recording that is no input.
+        time: a column or array of the recording with the time of each row.
         image_scale: what black and white of image files are fed as.
         tell: told how far the work is.
 
@@ -173,10 +167,16 @@ def replay_bundle(
     watch = Watch(calibration, budget.log_threshold(window_rows * row_seconds), window_rows, trace)
     data = feed_model(
         bundle, live, watch, labels=labels, image_scale=image_scale,
+        times=Times(time, setup.start, row_seconds),
         tell=tell or (lambda _step, _done, _all: None),
     )  # fmt: skip
     watch.finish()
     notes += [*data.preprocessing, *data.notes]
+    if bundle.derived.needs_time and data.times is None:
+        notes.append(
+            "the times of the recording are not known, so nothing is said about streams that go by the "
+            "clock: give --time COLUMN, or --start"
+        )
     if labels is not None:
         notes.append(
             f"{labels}: left out. Whether answers became worse (concept shift) is not tested yet; the "
@@ -256,8 +256,8 @@ def _about_findings(findings: Sequence[Finding], calibration: Calibration, windo
     named = sorted({finding.stream for finding in findings} & doubtful)
     if named:
         notes.append(
-            f"read the findings on {', '.join(named)} with care: a slow cycle (day, week, season) of which "
-            "the reference holds only a few turns looks like drift, and is not told apart from it yet"
+            f"read the findings on {', '.join(named)} with care: a slow cycle of which the reference holds "
+            "only a few turns looks like drift (--season tells a daily or weekly one apart, not a yearly one)"
         )
     if any(finding.onset_row < window_rows for finding in findings):
         notes.append(

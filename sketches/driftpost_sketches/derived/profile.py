@@ -16,6 +16,7 @@ Indices = npt.NDArray[np.int64]
 MAX_SEGMENTS = 20  # parts of the reference that are left out in turn
 OUTLIER = 4.0  # robust spreads beyond which a value counts as if it were there
 UNEVEN = 1.25  # spread of the widest phase over the narrowest from which differences are divided by it
+LEAST_EXPLAINED = 0.005  # share of the variance; a course below it moves the mean by a tenth of a deviation
 LEAST_SPREAD = 0.1  # of the whole; a phase that never moves must not make a trifle infinite
 _HARMONICS = (1, 2, 3, 4, 6, 7, 8, 10, 12, 14, 16, 21, 24, 28, 42, 56, 84)
 
@@ -94,6 +95,9 @@ def fit_profile(values: FloatArray, rows: Rows) -> Profile | None:
     harmonics, explained = table.choose(rows.circular)
     if harmonics is None:
         return None
+    share = explained * table.between() / float(x.var())
+    if share < LEAST_EXPLAINED:
+        return None
     basis = _basis(rows.count, harmonics) if rows.circular else np.eye(rows.count)
     fits = np.array([table.fit(basis, without=part) for part in range(table.parts)])
     usual = table.fit(basis)
@@ -103,7 +107,6 @@ def fit_profile(values: FloatArray, rows: Rows) -> Profile | None:
     course, scale = at(fits, rows)[rows.segment, np.arange(len(values))], at(factor[None], rows)[0]
     out[known] = (level + (values - course) * scale)[known]
     freedom = int(np.linalg.matrix_rank(basis[table.covered]))
-    share = explained * table.between() / float(x.var())
     return Profile(
         usual=usual,
         factor=factor,
