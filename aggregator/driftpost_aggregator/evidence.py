@@ -181,6 +181,7 @@ def measure(known: KnownBundle, window: Window) -> Measured:
     natural: dict[str, float] = {}
     spread: dict[str, float] = {}
     error: dict[str, float] = {}
+    own = window.finite() + window.missing + window.nonfinite  # rows of a partial stream are fewer
     for index in known.schema.tracked_streams:
         stream = known.schema.streams[index]
         try:
@@ -191,7 +192,7 @@ def measure(known: KnownBundle, window: Window) -> Measured:
         shift[stream.name] = effect.sd_shift if numeric else effect.share_change
         natural[stream.name] = effect.natural_shift if numeric else effect.share_change
         spread[stream.name] = effect.std_ratio
-        rows = max(window.rows / max(known.tau[stream.name], 1.0), 1.0)
+        rows = max(float(own[index]) / max(known.tau[stream.name], 1.0), 1.0)
         # A share's standard error is at most half of a mean's in sd.
         error[stream.name] = (1.0 if numeric else 0.5) * math.sqrt(1 / rows + 1 / known.n_ref[stream.name])
     return Measured(shift, natural, spread, error)

@@ -18,6 +18,7 @@ from driftpost_models.replay.trace import Point
 from driftpost_models.replay.watch import Finding
 from driftpost_sketches.drift.alarm import evidence_in_words
 from driftpost_sketches.schema import Stream, StreamKind
+from driftpost_sketches.window import StreamSummary
 
 MAX_PANELS = 8
 """Streams drawn; the others are named in the title of the plot."""
@@ -148,10 +149,9 @@ def _course(replay: Replay, stream: Stream, index: int, points: list[Point], fin
     name = stream.name if len(stream.name) <= _LONGEST_NAME else stream.name[: _LONGEST_NAME - 3] + "..."
     live = [p.window.summary(schema, index) for p in points]
     normal = baseline.summary(schema, index)
-    rows = np.array([max(p.window.rows, 1) for p in points], dtype=np.float64)
     if finding.kind == "missing":
-        absent = np.array([s.missing + s.nonfinite for s in live]) / rows
-        usual = (normal.missing + normal.nonfinite) / max(baseline.rows, 1)
+        absent = np.array([_absent(s) for s in live])
+        usual = _absent(normal)
         return _Course(absent, None, None, usual, None, f"{name}, share of missing rows")
     if stream.kind is StreamKind.CATEGORICAL:
         since = [s for p, s in zip(points, live, strict=True) if p.start >= finding.onset_row] or live[-1:]
@@ -169,6 +169,12 @@ def _course(replay: Replay, stream: Stream, index: int, points: list[Point], fin
     return _Course(
         middle, low, high, normal.mean, _band(stream, normal.share, normal.low, normal.high), name + unit
     )
+
+
+def _absent(summary: StreamSummary) -> float:
+    """Share of a stream's rows that have no value."""
+    absent = summary.missing + summary.nonfinite
+    return absent / max(summary.n + absent, 1)
 
 
 def _band(stream: Stream, share: Numbers, low: float, high: float) -> tuple[float, float]:
