@@ -23,18 +23,25 @@ class FrozenWatch:
 
     Args:
         reference_run: longest run of equal rows in the reference.
+
+    Attributes:
+        last: the last row; one that differs needs no more than `begin`.
     """
 
     def __init__(self, reference_run: int) -> None:
         self._allowed = longest_innocent_run(reference_run)
-        self._last: tuple[bytes, ...] = ()
+        self.last = b""
         self._run = 0
 
-    def frozen(self, row: tuple[bytes, ...]) -> bool:
+    def begin(self, row: bytes) -> None:
+        """Take in a row that differs from the last."""
+        self.last = row
+        self._run = 1
+
+    def frozen(self, row: bytes) -> bool:
         """Take in one row, as the bytes of every input; whether its run is too long by now."""
-        if row == self._last:
+        if row == self.last:
             self._run += 1
             return self._run > self._allowed
-        self._last = row
-        self._run = 1
+        self.begin(row)
         return False

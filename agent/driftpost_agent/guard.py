@@ -3,16 +3,15 @@
     with Guard.open("digits.bundle", trusted=["team.pub"], store="guard.db") as guard:
         result = guard.run(image)
 
-The path of an ordinary call is short: compare shapes, compare with two limits, run the model, look for
-non-finite answers, copy the raw row into a block. Everything else happens when something is wrong, once every
-few hundred rows, or in the recorder's thread.
+An ordinary call of a model with one input and one output takes the quick path (`quick_path.py`). All others,
+and whatever is out of the ordinary, come here: the same checks, tensor by tensor, and what the policy makes
+of them. Probes and sketches come once every few hundred rows, or in the recorder's thread.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -23,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftpost_agent.block_buffer import Raw, RowLayout, TensorLayout
+from driftpost_agent.calls import Calls
 from driftpost_agent.checks import WindowChecks
 from driftpost_agent.description import description
-from driftpost_agent.errors import GuardClosed
 from driftpost_agent.frozen import FrozenWatch
 from driftpost_agent.input_checks import TensorCheck, sampled
 from driftpost_agent.meter import Meter
 from driftpost_agent.output_checks import OutputCheck
+from driftpost_agent.quick_path import SMALL_TENSOR_BYTES, QuickPath
 from driftpost_agent.recorder import ClosedWindow, Recorder
 from driftpost_agent.signature import Signature, Tensors, joined
 from driftpost_agent.store import Store
@@ -40,15 +40,13 @@ from driftpost_models.errors import BundleUntrusted, InferenceFailed, RuntimeCra
 from driftpost_models.policy import Policy
 from driftpost_models.probes.block import as_rows
 from driftpost_models.probes.classification import Classification
-from driftpost_models.runtime import Runtime, TensorSpec, load_model
+from driftpost_models.runtime import Runtime, TensorSpec, load_model, single_call
 from driftpost_models.signing import PublicKey, load_public_key
 from driftpost_sync.clock import Clock, SystemClock
 from driftpost_sync.messages import DescribeBody
 
 log = logging.getLogger(__name__)
 
-# Bytes of a tensor up to which its row is copied through a `bytes` object; above, through a view of it.
-SMALL_TENSOR_BYTES = 4096
 # Shapes of dynamic models whose layouts are kept; a model fed in more sizes than this gets them anew.
 MAX_LAYOUTS = 64
 
@@ -59,7 +57,7 @@ OnFailure = Callable[[Exception], None]
 
 
 class _Call(NamedTuple):
-    """A call that did not go the ordinary way, for what follows from it."""
+    """A call with something wrong in it, for what follows from that."""
 
     inputs: Tensors
     rows: int
@@ -124,7 +122,6 @@ class Guard:
         runs = [limits.longest_run for limits in bundle.limits.values()]
         # A row counts as repeated when all inputs repeat, so the shortest of their runs is the reference's.
         self._frozen = FrozenWatch(min(runs, default=1))
-        self._frozen_lock = threading.Lock()
         self._actions: dict[Reason, str] = {
             reason: self.policy.action(reason.label) for reason in Reason if reason is not Reason.OK
         }
@@ -134,6 +131,8 @@ class Guard:
             for spec in (*self.runtime.inputs, *self.runtime.outputs)
             for size in spec.shape[spec.batched :]
         )
+        self._batched = {spec.name: spec.batched for spec in self.runtime.inputs}
+        self._decimation = bundle.probes.decimation
         self._batched_outputs = tuple(spec.name for spec in self.runtime.outputs if spec.batched)
         self._answered_layout: RowLayout | None = None
         self._unanswered_layout: RowLayout | None = None
@@ -141,11 +140,6 @@ class Guard:
         self._on_window = on_window
         self._on_failure = on_failure
         self.meter = meter or Meter()
-        self._closed = False
-        # Calls under way, so that none appends a row after the last flush.
-        self._calls = 0
-        self._calls_ended = threading.Condition(threading.Lock())
-        self._numbers = itertools.count(1)
         # Unique over restarts and over bundles served one after the other by one process.
         self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
         self.window_seconds = seconds = window_seconds or self.policy.window_seconds
@@ -153,6 +147,7 @@ class Guard:
             bundle, self.store, window_seconds=seconds, budget=self.policy.budget, clock=self._clock
         )
         self._ticker: Ticker | None = None
+        self._slot = self.store.row_mark.slot() if self.store else None
         self.recorder = Recorder(
             bundle.probes.copy(),
             bundle.schema,
@@ -162,8 +157,12 @@ class Guard:
             window_rows=window_rows,
             inline=not threaded,
             wake=self._wake,
-            count=self.store.row_mark.add if self.store else None,
+            tally=self._slot.total if self._slot else None,
+            derived=bundle.derived,
         )
+        self._calls = Calls(self.recorder.appending)
+        self._channel = self.meter.channel()
+        self._quick = self._quick_path()
         if threaded:
             self._ticker = Ticker(
                 self.recorder.tick,
@@ -221,25 +220,30 @@ class Guard:
         Raises:
             GuardClosed: after `close`.
         """
-        started = perf_counter_ns()
-        with self._calls_ended:
-            if self._closed:
-                raise GuardClosed
-            self._calls += 1
+        calls = self._calls
+        number = next(calls.numbers)
+        if calls.closed:
+            calls.refuse(number)
+        quick = self._quick
+        if quick is not None:
+            tensor = inputs.get(quick.name) if type(inputs) is dict and len(inputs) == 1 else inputs
+            if type(tensor) is np.ndarray and tensor.shape == quick.shape and tensor.dtype == quick.dtype:
+                return quick.run(tensor, inference_id, number)
         try:
-            return self._run(inputs, inference_id, started)
+            return self._run(inputs, inference_id or f"{self._prefix}-{number}", perf_counter_ns())
         finally:
-            with self._calls_ended:
-                self._calls -= 1
-                if self._closed and not self._calls:
-                    self._calls_ended.notify_all()
+            calls.end()
 
     def _run(self, inputs: Tensors | NDArray[Any], inference_id: str, started: int) -> GuardedResult:
         if type(inputs) is not dict and not isinstance(inputs, Mapping):
             inputs = {self._signature.names[0]: np.asarray(inputs)}
-        inference_id = inference_id or f"{self._prefix}-{next(self._numbers)}"
         if self._signature.fits_one_row(inputs):
-            return self._run_row(inputs, inference_id, started)
+            before = perf_counter_ns()
+            try:
+                outputs: Mapping[str, NDArray[Any]] | Exception = self.runtime.run(inputs)
+            except (InferenceFailed, RuntimeCrashed) as error:
+                outputs = error
+            return self._conclude_row(inputs, outputs, perf_counter_ns() - before, inference_id, started)
         problem = self._signature.problem(inputs)
         if problem is not None:
             return self._refuse(problem, inference_id, started)
@@ -265,18 +269,19 @@ class Guard:
             calls_s: seconds that calls under way get to end. The model is then closed, which ends one that
                 runs in a process of its own, and they get as long again.
         """
-        with self._calls_ended:
-            if self._closed:
-                return
-            self._closed = True
-        ended = self._wait_for_calls(calls_s)
+        if not self._calls.close():
+            return
+        ended = self._calls.wait(calls_s)
         if self._ticker is not None:
             self._ticker.stop()
         self.flush()
         self.runtime.close()
         if not ended:
-            self._wait_for_calls(calls_s)
+            self._calls.wait(calls_s)
             self.flush()
+        self.meter.close_channel(self._channel)
+        if self._slot is not None and self.store is not None:
+            self.store.row_mark.release(self._slot)
         if self.fallback is not None:
             self.fallback.close()
         if self._own_store and self.store is not None:
@@ -290,18 +295,69 @@ class Guard:
     ) -> None:
         self.close()
 
-    def _wait_for_calls(self, seconds: float) -> bool:
-        with self._calls_ended:
-            return self._calls_ended.wait_for(lambda: self._calls == 0, seconds)
+    def _quick_path(self) -> QuickPath | None:
+        """For models of one small or decimated input and one small output of fixed shape."""
+        runtime = self.runtime
+        if len(runtime.inputs) != 1 or len(runtime.outputs) != 1 or not self._fixed:
+            return None
+        given, answer = runtime.inputs[0], runtime.outputs[0]
+        how = self._decimation(given.name, [size or 1 for size in given.shape[given.batched :]], given.dtype)
+        size, answer_size = (
+            math.prod(size or 1 for size in spec.shape) * spec.dtype.itemsize for spec in (given, answer)
+        )
+        if (size > SMALL_TENSOR_BYTES and how is None) or answer_size > SMALL_TENSOR_BYTES or not size:
+            return None
+        return QuickPath(
+            given,
+            answer,
+            how=how,
+            ask=single_call(runtime),
+            input_check=self._input_checks[0],
+            output_check=self._output_check,
+            frozen=self._frozen,
+            recorder=self.recorder,
+            calls=self._calls,
+            channel=self._channel,
+            prefix=self._prefix,
+            hand_over=self._take_over,
+        )
 
-    def _run_row(self, inputs: Tensors, inference_id: str, started: int) -> GuardedResult:
-        reasons: set[Reason] | None = None
+    def _take_over(
+        self,
+        inputs: Tensors,
+        outputs: Mapping[str, NDArray[Any]] | Exception,
+        model_ns: int,
+        inference_id: str,
+    ) -> GuardedResult:
+        # The quick path's own share is not known here; a call like this costs many times as much.
+        return self._conclude_row(inputs, outputs, model_ns, inference_id, perf_counter_ns() - model_ns)
+
+    def _conclude_row(
+        self,
+        inputs: Tensors,
+        outputs: Mapping[str, NDArray[Any]] | Exception,
+        model_ns: int,
+        inference_id: str,
+        started: int,
+    ) -> GuardedResult:
+        """Judge and record a call of one row, given what the model answered or why it did not."""
+        reasons: set[Reason] = set()
         raws: list[Raw] = []
         prints: list[bytes] = []
         for name, check in zip(self._signature.names, self._input_checks, strict=True):
-            flat = inputs[name].reshape(1, -1)
+            tensor = inputs[name]
+            flat = tensor.reshape(1, -1)
+            how = self._decimation(name, tensor.shape[self._batched[name] :], tensor.dtype)
+            if how is not None:
+                kept = how.take(tensor)
+                raw = kept.tobytes()
+                raws.append(raw)
+                prints.append(raw)
+                if not check.decimated_passes(tensor, kept):
+                    reasons |= check.examine(flat, kept[np.newaxis])[0]
+                continue
             if not check.passes(flat):
-                reasons = (reasons or set()) | check.examine(flat)[0]
+                reasons |= check.examine(flat)[0]
             if flat.nbytes <= SMALL_TENSOR_BYTES:
                 raw = flat.tobytes()
                 raws.append(raw)
@@ -309,34 +365,28 @@ class Guard:
             else:
                 raws.append(np.ascontiguousarray(flat).view(np.uint8).data.cast("B"))
                 prints.append(sampled(flat).tobytes())
-        with self._frozen_lock:
-            if self._frozen.frozen(tuple(prints)):
-                reasons = (reasons or set()) | {Reason.FROZEN}
-        before = perf_counter_ns()
-        try:
-            outputs = self.runtime.run(inputs)
-        except (InferenceFailed, RuntimeCrashed) as error:
-            spent = perf_counter_ns() - before
-            reasons = (reasons or set()) | {Reason.MODEL_FAILED}
-            layout = self._layout(inputs, {}, 1)
-            self.recorder.append_unanswered(layout, raws, int(min(reasons)))
-            return self._failed(_Call(inputs, 1, inference_id, started, spent), reasons, error)
-        spent = perf_counter_ns() - before
+        with self.recorder.appending:
+            if self._frozen.frozen(b"".join(prints) if len(prints) > 1 else prints[0]):
+                reasons.add(Reason.FROZEN)
+        if isinstance(outputs, Exception):
+            reasons.add(Reason.MODEL_FAILED)
+            self.recorder.append_unanswered(self._layout(inputs, {}, 1), raws, int(min(reasons)))
+            return self._failed(_Call(inputs, 1, inference_id, started, model_ns), reasons, outputs)
         wrong = self._output_check.examine(outputs, 1)
         if wrong is not None:
-            reasons = (reasons or set()) | wrong[0]
+            reasons |= wrong[0]
         layout = self._layout(inputs, outputs, 1)
-        for tensor in layout.outputs:
-            value = outputs[tensor.name]
-            if tensor.row_bytes <= SMALL_TENSOR_BYTES:
+        for one in layout.outputs:
+            value = outputs[one.name]
+            if one.row_bytes <= SMALL_TENSOR_BYTES:
                 raws.append(value.tobytes())
             else:
                 raws.append(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-        self.recorder.append(layout, raws, spent / 1000, int(min(reasons)) if reasons else 0)
+        self.recorder.append(layout, raws, model_ns / 1000, int(min(reasons)) if reasons else 0)
         if not reasons:
-            self.meter.count_ok(1, perf_counter_ns() - started, spent)
+            self.meter.count_ok(1, perf_counter_ns() - started, model_ns)
             return GuardedResult(outputs, OK, inference_id)
-        return self._judged(_Call(inputs, 1, inference_id, started, spent), outputs, reasons)
+        return self._judged(_Call(inputs, 1, inference_id, started, model_ns), outputs, reasons)
 
     def _run_batch(self, inputs: Tensors, inference_id: str, started: int) -> GuardedResult:
         rows = self._signature.rows(inputs)
@@ -344,8 +394,10 @@ class Guard:
         for spec, check in zip(self._signature.specs, self._input_checks, strict=True):
             tensor = inputs[spec.name]
             flat = tensor.reshape(rows, -1) if spec.batched else tensor.reshape(1, -1)
-            if not check.passes(flat):
-                for row, found in enumerate(check.examine(flat)):
+            kept = self._kept_rows(spec, tensor, rows)
+            fine = check.passes(flat) if kept is None else False
+            if not fine:
+                for row, found in enumerate(check.examine(flat, kept)):
                     for marked in (reasons[row],) if spec.batched else reasons:
                         marked.update(found)
         self._watch_batch(inputs, rows, reasons)
@@ -366,12 +418,16 @@ class Guard:
             for marked, found in zip(reasons, wrong, strict=True):
                 marked.update(found)
         layout = self._layout(inputs, outputs, rows)
-        tensors = [
-            value
-            for specs, values in ((self.runtime.inputs, inputs), (self.runtime.outputs, outputs))
-            for spec in specs
-            if (value := as_rows(spec, values[spec.name], rows)) is not None
-        ]
+        tensors = []
+        for spec in self.runtime.inputs:
+            value = as_rows(spec, inputs[spec.name], rows)
+            if value is not None:
+                kept = self._kept_rows(spec, inputs[spec.name], rows)
+                tensors.append(value if kept is None else kept)
+        for spec in self.runtime.outputs:
+            value = as_rows(spec, outputs[spec.name], rows)
+            if value is not None:
+                tensors.append(value)
         codes = np.array([int(min(marked)) if marked else 0 for marked in reasons], dtype=np.int64)
         self.recorder.extend(layout, tensors, spent / 1000 / rows, codes)
         every = set().union(*reasons)
@@ -380,15 +436,22 @@ class Guard:
             return GuardedResult(outputs, OK, inference_id, rows)
         return self._judged(_Call(inputs, rows, inference_id, started, spent), outputs, every)
 
+    def _kept_rows(self, spec: TensorSpec, tensor: NDArray[Any], rows: int) -> NDArray[Any] | None:
+        """What is recorded of an input's rows where that is not all of them."""
+        value = as_rows(spec, tensor, rows)
+        how = None if value is None else self._decimation(spec.name, value.shape[1:], value.dtype)
+        return None if how is None or value is None else how.take_rows(value)
+
     def _watch_batch(self, inputs: Tensors, rows: int, reasons: list[set[Reason]]) -> None:
-        samples = [
-            sampled(inputs[spec.name].reshape(rows if spec.batched else 1, -1))
-            for spec in self._signature.specs
-        ]
-        with self._frozen_lock:
+        samples = []
+        for spec in self._signature.specs:
+            kept = self._kept_rows(spec, inputs[spec.name], rows)
+            flat = inputs[spec.name].reshape(rows if spec.batched else 1, -1)
+            samples.append(sampled(flat) if kept is None else kept)
+        with self.recorder.appending:
             for row in range(rows):
-                prints = tuple(sample[row if len(sample) == rows else 0].tobytes() for sample in samples)
-                if self._frozen.frozen(prints):
+                prints = [sample[row if len(sample) == rows else 0].tobytes() for sample in samples]
+                if self._frozen.frozen(b"".join(prints)):
                     reasons[row].add(Reason.FROZEN)
 
     def _call(self, inputs: Tensors, rows: int) -> Mapping[str, NDArray[Any]]:
@@ -456,6 +519,8 @@ class Guard:
 
     def _layout(self, inputs: Tensors, outputs: Mapping[str, NDArray[Any]], rows: int) -> RowLayout:
         """The one layout object of these shapes."""
+        if self._fixed and rows == 1 and outputs and self._quick is not None and self._one_row_each(outputs):
+            return self._quick.layout
         if self._fixed and rows == 1:
             layout = self._answered_layout if outputs else self._unanswered_layout
             if layout is not None and (not outputs or self._one_row_each(outputs)):
@@ -470,7 +535,8 @@ class Guard:
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
             layout = RowLayout(
-                _layouts(self.runtime.inputs, inputs, rows), _layouts(self.runtime.outputs, outputs, rows)
+                tuple(self._recorded(one) for one in _layouts(self.runtime.inputs, inputs, rows)),
+                _layouts(self.runtime.outputs, outputs, rows),
             )
             self._layouts[key] = layout
         if self._fixed and rows == 1:
@@ -479,6 +545,11 @@ class Guard:
             elif self._one_row_each(outputs):
                 self._answered_layout = layout
         return layout
+
+    def _recorded(self, tensor: TensorLayout) -> TensorLayout:
+        """What is kept of an input."""
+        how = self._decimation(tensor.name, tensor.row_shape, tensor.dtype)
+        return tensor if how is None else TensorLayout(tensor.name, how.shape, tensor.dtype, how)
 
     def _one_row_each(self, outputs: Mapping[str, NDArray[Any]]) -> bool:
         """Whether outputs with a free first axis hold one row; a detector's holds one for each thing seen."""

@@ -62,11 +62,37 @@ class TensorCheck:
             return False
         return not self._saturable or rows.shape[1] < SATURATION_ELEMENTS or not self._clipped(rows)
 
-    def examine(self, rows: NDArray[Any]) -> list[set[Reason]]:
+    def separate(self, size: int, *, judged: bool) -> bool:
+        """Whether rows of this many elements need `passes` at all.
+
+        Args:
+            size: elements of a row.
+            judged: whether their range is checked elsewhere.
+        """
+        return (self._bounded and not judged) or (self._saturable and size >= SATURATION_ELEMENTS)
+
+    def range_of_row(self, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Lowest and highest value that makes sense for each element, of float32 rows of this size."""
+        low, high = (self._low, self._high) if self._low.size == size else (self._lowest, self._highest)
+        return np.full(size, low, np.float32), np.full(size, high, np.float32)
+
+    def decimated_passes(self, whole: NDArray[Any], kept: NDArray[Any]) -> bool:
+        """Whether one image is fine.
+
+        Args:
+            whole: the image; only looked at where some value of its type would be out of range.
+            kept: what `Decimation.take` keeps of it.
+        """
+        if self._bounded and not self._inside(whole.reshape(1, -1)):
+            return False
+        return not self._saturable or not bool(self._saturated(_some(kept)).any())
+
+    def examine(self, rows: NDArray[Any], kept: NDArray[Any] | None = None) -> list[set[Reason]]:
         """What is wrong with each row.
 
         Args:
             rows: array[rows, elements] of raw values.
+            kept: of decimated images, what is kept of each: array[rows, ...].
         """
         reasons: list[set[Reason]] = [set() for _ in range(len(rows))]
         finite = np.isfinite(rows) if self._floating else np.ones(rows.shape, dtype=bool)
@@ -78,7 +104,11 @@ class TensorCheck:
         for row in np.flatnonzero(~inside.all(axis=1)):
             reasons[row].add(Reason.OUT_OF_RANGE)
         if self._saturable and rows.shape[1] >= SATURATION_ELEMENTS:
-            for row in np.flatnonzero(self._saturated(sampled(rows))):
+            if kept is None:
+                saturated = self._saturated(sampled(rows))
+            else:
+                saturated = np.array([bool(self._saturated(_some(one)).any()) for one in kept])
+            for row in np.flatnonzero(saturated):
                 reasons[row].add(Reason.SATURATED)
         return reasons
 
@@ -113,6 +143,11 @@ class TensorCheck:
         low_counts, high_counts = np.count_nonzero(at_low, axis=1), np.count_nonzero(at_high, axis=1)
         saturated: NDArray[np.bool_] = (low_counts > most_low) | (high_counts > most_high)
         return saturated
+
+
+def _some(kept: NDArray[Any]) -> NDArray[Any]:
+    """A quarter of a decimated image's pairs, array[1, elements]: plenty to tell a share by."""
+    return kept[:, :: 4 if kept.shape[1] >= 16 else 1].reshape(1, -1)
 
 
 def _extremes(rows: NDArray[Any]) -> tuple[Any, Any]:

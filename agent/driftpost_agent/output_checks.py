@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,18 @@ class OutputCheck:
         self._floating = tuple(spec.name for spec in specs if spec.dtype.kind == "f")
         self._scores = scores if min_confidence is not None else None
         self._least = min_confidence or 0.0
+
+    @property
+    def scored(self) -> bool:
+        """Whether more is asked of an answer than to be finite."""
+        return self._scores is not None
+
+    @staticmethod
+    def range_of(shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Lowest and highest finite float32, for each value of an answer."""
+        largest = np.finfo(np.float32).max
+        size = math.prod(shape)
+        return np.full(size, -largest, np.float32), np.full(size, largest, np.float32)
 
     def examine(self, outputs: Mapping[str, NDArray[Any]], rows: int) -> list[set[Reason]] | None:
         """What is wrong with each row; None when nothing is.

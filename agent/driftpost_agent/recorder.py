@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftpost_agent.block_buffer import BlockBuffer, Raw, RowLayout
+from driftpost_agent.season_clock import season_seconds
 from driftpost_models.probes.block import Block
+from driftpost_models.probes.decimation import Decimated
 from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.derived.plan import DerivedPlan
 from driftpost_sketches.schema import Schema
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import Window
@@ -64,7 +67,13 @@ class Recorder:
         inline: whether a caller that fills a block also sketches it. False leaves it to `tick`, except when
             all blocks are full.
         wake: called when a block is full and waits for `tick`.
-        count: told of rows as they are taken in.
+        tally: gets the total of rows in its first place as they are taken in.
+        derived: computes the schema's derived streams from the probes' ones; None where there are none.
+
+    Attributes:
+        appending: held while rows are appended; never while they are sketched.
+        rows_recorded: rows taken in so far.
+        windows_closed: windows handed over so far.
     """
 
     def __init__(
@@ -78,19 +87,21 @@ class Recorder:
         window_rows: int | None = None,
         inline: bool = True,
         wake: Callable[[], None] = lambda: None,
-        count: Callable[[int], None] | None = None,
+        tally: memoryview | None = None,
+        derived: DerivedPlan | None = None,
     ) -> None:
         self._probes = probes
+        self._derived = derived if derived is not None and derived.names else None
         self._clock = clock
         self._window_ms = window_ms
         self._window_rows = window_rows
         self._on_window = on_window
         self._inline = inline
         self._wake = wake
-        self._count = count or (lambda rows: None)
-        # Order of the locks: sketching, then appending. Appending is held for a copy, never for a pass.
+        self._tally = memoryview(bytearray(8)).cast("Q") if tally is None else tally
+        # Order of the locks: sketching, then appending.
         self._sketching = threading.RLock()
-        self._appending = threading.Lock()
+        self.appending = threading.Lock()
         self._buffer: BlockBuffer | None = None
         self._full: deque[BlockBuffer] = deque()
         self._free: list[BlockBuffer] = []
@@ -111,22 +122,49 @@ class Recorder:
             latency_us: what the model took, microseconds.
             verdict: its code.
         """
-        with self._appending:
+        with self.appending:
             buffer = self._buffer
             if buffer is None or buffer.layout is not layout:
                 buffer = self._fitting(layout)
-            self.rows_recorded += 1
-            self._count(1)
+            self._counted(1)
             if buffer.append(raws, latency_us, verdict):
                 self._buffer = None
                 self._full.append(buffer)
             if not self._full:
                 return
-            waiting = len(self._full)
-        if self._inline or waiting >= MAX_BLOCKS - 1:
+        self.look_after_full()
+
+    def append_pair(self, layout: RowLayout, given: Raw, answer: Raw, latency_us: float) -> bool:
+        """Record one inference of one input and one output without any reason, while holding `appending`.
+
+        Args:
+            layout: of its two tensors.
+            given: bytes of the input.
+            answer: bytes of the output.
+            latency_us: what the model took, microseconds.
+
+        Returns:
+            Whether `look_after_full` is to be called once the lock is given back.
+        """
+        buffer = self._buffer
+        if buffer is None or buffer.layout is not layout:
+            buffer = self._fitting(layout)
+        self.rows_recorded = self._tally[0] = self.rows_recorded + 1
+        if buffer.append_pair(given, answer, latency_us):
+            self._buffer = None
+            self._full.append(buffer)
+            return True
+        return bool(self._full)
+
+    def look_after_full(self) -> None:
+        """See to full blocks: in this thread where the recorder is `inline`, or there are too many."""
+        if self._inline or len(self._full) >= MAX_BLOCKS - 1:
             self._sketch_full()
         else:
             self._wake()
+
+    def _counted(self, rows: int) -> None:
+        self.rows_recorded = self._tally[0] = self.rows_recorded + rows
 
     def extend(
         self,
@@ -145,13 +183,12 @@ class Recorder:
         """
         done = 0
         while done < len(verdicts):
-            with self._appending:
+            with self.appending:
                 buffer = self._buffer
                 if buffer is None or buffer.layout is not layout:
                     buffer = self._fitting(layout)
                 copied = buffer.extend(tensors, latency_us, verdicts, done)
-                self.rows_recorded += copied
-                self._count(copied)
+                self._counted(copied)
                 done += copied
                 if buffer.rows == buffer.capacity:
                     self._buffer = None
@@ -168,12 +205,11 @@ class Recorder:
             raws: bytes of every input.
             verdict: its code.
         """
-        with self._appending:
+        with self.appending:
             buffer = self._buffer
             if buffer is None or buffer.layout is not layout:
                 buffer = self._fitting(layout)
-            self.rows_recorded += 1
-            self._count(1)
+            self._counted(1)
             if buffer.append_unanswered(raws, verdict):
                 self._buffer = None
                 self._full.append(buffer)
@@ -183,10 +219,9 @@ class Recorder:
 
     def append_refused(self, verdict: int, rows: int = 1) -> None:
         """Record rows that could not even be given to the model: all streams missing, the verdict counted."""
-        with self._appending:
+        with self.appending:
             self._refused.extend([verdict] * rows)
-            self.rows_recorded += rows
-            self._count(rows)
+            self._counted(rows)
             overflow = len(self._refused) >= MAX_REFUSED
         if overflow:
             self.flush()
@@ -194,7 +229,7 @@ class Recorder:
     def flush(self) -> None:
         """Sketch everything recorded so far into the open window."""
         with self._sketching:
-            with self._appending:
+            with self.appending:
                 if self._buffer is not None and self._buffer.rows:
                     self._full.append(self._buffer)
                     self._buffer = None
@@ -220,13 +255,13 @@ class Recorder:
     @property
     def open_rows(self) -> int:
         """Rows that are in memory only: a kill would lose them."""
-        with self._appending:
+        with self.appending:
             waiting = sum(block.rows for block in self._full) + len(self._refused)
             filling = self._buffer.rows if self._buffer else 0
         return waiting + filling + int(self._accumulator.rows)
 
     def _fitting(self, layout: RowLayout) -> BlockBuffer:
-        """A block for these tensors; what is in the present one goes to be sketched. Holds `_appending`."""
+        """A block for these tensors; what is in the present one goes to be sketched. Holds `appending`."""
         if self._buffer is not None and self._buffer.rows:
             self._full.append(self._buffer)
         if self._free and self._free[-1].layout is layout:
@@ -239,7 +274,7 @@ class Recorder:
     def _sketch_full(self) -> None:
         with self._sketching:
             while True:
-                with self._appending:
+                with self.appending:
                     block = self._full.popleft() if self._full else None
                     refused, self._refused = self._refused, []
                 if refused:
@@ -247,7 +282,7 @@ class Recorder:
                 if block is not None:
                     self._sketch(_view(block))
                     block.clear()
-                    with self._appending:
+                    with self.appending:
                         if len(self._free) < MAX_BLOCKS - 1:
                             self._free.append(block)
                 elif not refused:
@@ -257,6 +292,10 @@ class Recorder:
 
     def _sketch(self, block: Block) -> None:
         values, codes = self._probes.extract(block)
+        if self._derived is not None:
+            # One time for the whole block: with a ticker it spans about a second.
+            seconds = season_seconds(self._clock.wall_ms(), self._derived)
+            values = self._derived.apply(values, seconds)
         self._accumulator.update(values, codes)
 
     def _hand_over(self) -> None:
@@ -276,12 +315,14 @@ class Recorder:
 
 def _view(block: BlockBuffer) -> Block:
     rows = block.rows
+    how = {tensor.name: tensor.how for tensor in block.layout.inputs if tensor.how is not None}
     return Block(
-        inputs={name: array[:rows] for name, array in block.inputs.items()},
+        inputs={name: array[:rows] for name, array in block.inputs.items() if name not in how},
         outputs={name: array[:rows] for name, array in block.outputs.items()},
         latency_us=block.latency_us[:rows],
         verdict=block.verdict[:rows],
         answered=None if block.answered[:rows].all() else block.answered[:rows],
+        decimated={name: Decimated(one, block.inputs[name][:rows]) for name, one in how.items()},
     )
 
 

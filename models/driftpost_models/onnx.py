@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,23 @@ class OnnxRuntime:
         except self._errors as error:
             raise InferenceFailed(f"ONNX Runtime: {' '.join(str(error).split())}") from error
         return dict(zip(self._output_names, values, strict=True))
+
+    def single_call(self) -> Callable[[Array], Array]:
+        """See `driftpost_models.runtime.SingleCalls`."""
+        name, errors = self.inputs[0].name, self._errors
+        names = self._output_names
+
+        def call(tensor: Array) -> Array:
+            session = self._session
+            if session is None:
+                raise InferenceFailed("the model was closed")
+            try:
+                answer: Array = session.run(names, {name: tensor})[0]
+            except errors as error:
+                raise InferenceFailed(f"ONNX Runtime: {' '.join(str(error).split())}") from error
+            return answer
+
+        return call
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -179,6 +179,27 @@ class Runtime(Protocol):
     def close(self) -> None:
         """Give the model's memory back; a second call does nothing."""
         ...
+
+
+@runtime_checkable
+class SingleCalls(Protocol):
+    """A runtime with a short way for models of one input and one output."""
+
+    def single_call(self) -> Callable[[Array], Array]:
+        """A function that takes an input that fits and returns the output; raises as `Runtime.run` does."""
+        ...
+
+
+def single_call(runtime: Runtime) -> Callable[[Array], Array]:
+    """The shortest way to call a model of one input and one output with an input that is known to fit.
+
+    Returns:
+        A function of the input that returns the output; it raises what `Runtime.run` raises.
+    """
+    if isinstance(runtime, SingleCalls):
+        return runtime.single_call()
+    given, answer, run = runtime.inputs[0].name, runtime.outputs[0].name, runtime.run
+    return lambda tensor: run({given: tensor})[answer]
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:

@@ -82,8 +82,8 @@ def test_blur_shows_in_sharpness_even_on_the_decimated_copy(size: int) -> None:
 def test_the_decimated_copy_measures_what_the_whole_image_holds() -> None:
     images = _scene(4, 224)
     found = _measure(_probe((224, 224, 3)), images)
-    np.testing.assert_allclose(found["brightness"], images.mean(axis=(1, 2, 3)), atol=0.01)
-    np.testing.assert_allclose(found["contrast"], images.mean(axis=3).std(axis=(1, 2)), rtol=0.06)
+    np.testing.assert_allclose(found["brightness"], images.mean(axis=(1, 2, 3)), atol=0.02)
+    np.testing.assert_allclose(found["contrast"], images.mean(axis=3).std(axis=(1, 2)), rtol=0.1)
 
 
 def test_a_repeated_frame_changes_by_exactly_zero_across_blocks_too() -> None:

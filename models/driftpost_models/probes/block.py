@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from driftpost_models.probes.decimation import Decimated, Positions
 from driftpost_models.runtime import Array, TensorSpec
 
 
@@ -32,6 +33,8 @@ class Block:
     verdict: npt.NDArray[np.int64]
     received: npt.NDArray[np.bool_] | None = None
     answered: npt.NDArray[np.bool_] | None = None
+    decimated: Mapping[str, Decimated] = field(default_factory=dict)
+    positions: Mapping[str, Positions] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from driftpost_models.probes.block import Block
-from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, role_of, tensor_rows
+from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, role_of, values_of
 from driftpost_models.runtime import TensorSpec
 from driftpost_sketches.schema import StreamKind
 
 MAX_ELEMENTS = 4096
-"""Codes counted per row; of a larger tensor every n-th is taken, or counting would outweigh all else."""
+"""Codes counted per row; of a larger tensor every n-th is taken, of a decimated image those of its positions:
+counting every one would outweigh all else."""
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Codes(Probe):
 
     def extract(self, block: Block) -> Extract:
         """Hand the codes over."""
-        raw = tensor_rows(block, self.tensor, self.side)
+        raw = values_of(block, self.tensor, self.side)
         none = missing(block.rows, 0)
         if raw is None:
             return none, {self.name: np.empty((0, 0), self.tensor.dtype)}

@@ -10,19 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_models.probes.block import Block
+from driftpost_models.probes.decimation import Decimation, Positions
 from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, numeric, role_of, tensor_rows
 from driftpost_models.runtime import Array, TensorSpec
 
 LAYOUTS = ("nhwc", "nchw", "hw")
 
-THUMBNAIL = 48
-"""Pixels along the geometric mean side of the decimated copy: 2,300 tell a mean to 2 % of its spread."""
-
 SATURATED = 0.01
 """Share of the full scale next to either end that counts as saturated: 2 of 255."""
 
-_CHUNK_VALUES = 1 << 20
-"""Values worked on at a time: 4 MB of float32, whatever the block of large images."""
+_CHUNK_ROWS = 64
+"""Images worked on at a time: their positions stay in a core's cache."""
 
 _FLAT = 1e-6
 """Contrast below which an image has no edges to be sharp."""
@@ -32,7 +30,8 @@ _FLAT = 1e-6
 class Image(Probe):
     """Images of one input, all in shares of their full scale, so that builds with other dtypes speak alike.
 
-    Sharpness is the root mean square step between neighbours at full resolution divided by the contrast:
+    All is read at some hundred positions of the image (`Decimation`). Sharpness is the root mean square step
+    between neighbours at full resolution, in the green channel of colour images, divided by the contrast:
     dimming does not change it, blur does. The frame change is the mean absolute step from the frame before;
     exactly 0 means a repeated frame. Colour shares assume red first; for BGR the two names change places.
 
@@ -70,7 +69,7 @@ class Image(Probe):
 
     def reset(self) -> None:
         """Forget the last frame."""
-        self._last: npt.NDArray[np.float32] | None = None
+        self._last: tuple[Decimation, npt.NDArray[np.float32]] | None = None
 
     def streams(self) -> tuple[StreamDraft, ...]:
         """Six streams, and two for colour."""
@@ -82,76 +81,92 @@ class Image(Probe):
         return tuple(numeric(self.prefix + name, role, units.get(name, "")) for name in names)
 
     def extract(self, block: Block) -> Extract:
-        """Measure every image on a decimated copy."""
+        """Measure every image at its positions."""
         width = len(self.streams())
-        raw = tensor_rows(block, self.tensor, self.side)
-        if raw is None or len(raw) == 0:
-            return missing(block.rows, width), {}
-        planes = self._planes(raw)
-        _, channels, tall, wide = planes.shape
-        if tall < 2 or wide < 2:
-            return missing(block.rows, width), {}
-        stride = max(1, math.ceil(math.sqrt(tall * wide) / THUMBNAIL))
-        positions = channels * math.ceil((tall - 1) / stride) * math.ceil((wide - 1) / stride)
-        step = max(1, _CHUNK_VALUES // positions)
-        with np.errstate(all="ignore"):
-            parts = [self._measure(planes[at : at + step], stride) for at in range(0, len(planes), step)]
-        return np.concatenate(parts), {}
-
-    def _planes(self, raw: Array) -> Array:
-        """View as `[rows, channels, height, width]` without an alpha channel."""
-        if self.layout == "hw":
-            return raw.reshape(len(raw), 1, *raw.shape[-2:])
-        if self.layout == "nhwc":
-            raw = np.moveaxis(raw.reshape(len(raw), *raw.shape[-3:]), -1, 1)
+        found = block.positions.get(self.tensor.name) if self.side == "input" else None
+        if found is None:
+            raw = tensor_rows(block, self.tensor, self.side)
+            how = None if raw is None or len(raw) == 0 else Decimation.of(self.layout, raw.shape[1:])
+            if raw is None or how is None:
+                return missing(block.rows, width), {}
+            # In slices: the pairs of a thousand large images are a gigabyte.
+            slices = [raw[at : at + _CHUNK_ROWS] for at in range(0, len(raw), _CHUNK_ROWS)]
+            parts = [self._measure(how.positions(how.take_rows(part))) for part in slices]
         else:
-            raw = raw.reshape(len(raw), *raw.shape[-3:])
-        return raw[:, :3]
+            parts = [self._measure(part) for part in found.slices(_CHUNK_ROWS)]
+        return (parts[0] if len(parts) == 1 else np.concatenate(parts)), {}
 
-    def _scaled(self, view: Array) -> npt.NDArray[np.float32]:
-        scaled = np.ascontiguousarray(view, dtype=np.float32)
-        if scaled is view:
-            scaled = scaled.copy()
-        scaled -= np.float32(self.low)
-        scaled *= np.float32(1.0 / (self.high - self.low))
-        return scaled
-
-    def _measure(self, planes: Array, stride: int) -> npt.NDArray[np.float64]:
-        rows, channels, tall, wide = planes.shape
-        here = self._scaled(planes[:, :, : tall - 1 : stride, : wide - 1 : stride])
-        right = self._scaled(planes[:, :, : tall - 1 : stride, 1::stride])
-        below = self._scaled(planes[:, :, 1::stride, : wide - 1 : stride])
-        flat = here.reshape(rows, -1)
-        grey = here.mean(axis=1).reshape(rows, -1) if channels > 1 else flat
-        brightness, contrast = grey.mean(axis=1), grey.std(axis=1)
-        right -= here
-        below -= here
-        # Single precision throughout: rows are short, numpy sums pairwise, and memory traffic is what costs.
-        across, down = right.reshape(rows, -1), below.reshape(rows, -1)
-        steps = np.einsum("ij,ij->i", across, across) + np.einsum("ij,ij->i", down, down)
-        edges = np.sqrt(steps / (2 * flat.shape[1]))
-        sharpness = np.where(contrast > _FLAT, edges / np.maximum(contrast, _FLAT), contrast * 0.0)
-        dark = np.count_nonzero(flat <= SATURATED, axis=1) / flat.shape[1]
-        bright = np.count_nonzero(flat >= 1 - SATURATED, axis=1) / flat.shape[1]
-        columns = [brightness, contrast, sharpness, dark, bright, self._change(flat, across)]
-        if self._coloured:
-            colour = here.reshape(rows, channels, -1).mean(axis=2)
-            total = colour.sum(axis=1)
-            # A black image has no colour: its balance is neutral, not missing.
-            neutral = ~(np.abs(total) > _FLAT) & np.isfinite(total)
-            columns += [np.where(neutral, 1 / 3, colour[:, c] / total) for c in (0, 2)]
+    def _measure(self, positions: Positions) -> npt.NDArray[np.float64]:
+        raw = positions.here
+        rows, channels = raw.shape[:2]
+        whole, flat = np.float32(self.high - self.low), raw.reshape(rows, -1)
+        with np.errstate(all="ignore"):
+            # Single precision throughout: rows are short, numpy sums pairwise, memory traffic is what costs.
+            here = raw.astype(np.float32, copy=False).reshape(rows, channels, -1)
+            grey = here[:, 0]
+            if channels == 3:
+                grey = grey + here[:, 1]
+                grey += here[:, 2]
+                grey *= np.float32(1 / 3)
+            elif channels == 2:
+                grey = here.mean(axis=1)
+            change = self._change(positions.how, grey) / whole
+            level = grey.mean(axis=1)
+            apart = grey - level[:, None]
+            contrast = np.sqrt(_mean_square(apart)) / whole
+            green = here[:, 1 if channels == 3 else 0]
+            across = positions.right.reshape(rows, -1).astype(np.float32) - green
+            down = positions.below.reshape(rows, -1).astype(np.float32) - green
+            edges = np.sqrt((_mean_square(across) + _mean_square(down)) / 2) / whole
+            sharpness = np.where(contrast > _FLAT, edges / np.maximum(contrast, _FLAT), contrast * 0.0)
+            dark, bright = self._ends(flat)
+            brightness = (level - np.float32(self.low)) / whole
+            columns = [brightness, contrast, sharpness, dark, bright, change]
+            if self._coloured:
+                colour = (here.mean(axis=2) - np.float32(self.low)) / whole
+                total = colour.sum(axis=1)
+                # A black image has no colour: its balance is neutral, not missing.
+                neutral = ~(np.abs(total) > _FLAT) & np.isfinite(total)
+                columns += [np.where(neutral, 1 / 3, colour[:, c] / total) for c in (0, 2)]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    def _change(
-        self, flat: npt.NDArray[np.float32], scratch: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Mean absolute step from the frame before, across the borders of blocks."""
-        np.subtract(flat[1:], flat[:-1], out=scratch[1:])
-        if self._last is not None and self._last.shape == flat[0].shape:
-            np.subtract(flat[0], self._last, out=scratch[0])
+    def _ends(self, flat: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Shares of values next to black and to white."""
+        margin = SATURATED * (self.high - self.low)
+        low, high = self.low + margin, self.high - margin
+        if flat.dtype.kind in "iu":
+            # Compared as they are: 8-bit codes are compared 64 at a time.
+            darkest, brightest = _code(math.floor(low), flat.dtype), _code(math.ceil(high), flat.dtype)
         else:
-            scratch[0] = np.nan
-        np.abs(scratch, out=scratch)
-        self._last = flat[-1].copy()
-        change: npt.NDArray[np.float32] = scratch.mean(axis=1)
+            darkest, brightest = np.array(low, flat.dtype), np.array(high, flat.dtype)
+        return _shares(np.less_equal(flat, darkest)), _shares(np.greater_equal(flat, brightest))
+
+    def _change(self, how: Decimation, grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Mean absolute step from the frame before, across the borders of blocks."""
+        steps = np.empty_like(grey)
+        np.subtract(grey[1:], grey[:-1], out=steps[1:])
+        if self._last is not None and self._last[0] == how:
+            np.subtract(grey[0], self._last[1], out=steps[0])
+        else:
+            steps[0] = np.nan
+        np.abs(steps, out=steps)
+        self._last = how, grey[-1].copy()
+        change: npt.NDArray[np.float32] = steps.mean(axis=1)
         return change
+
+
+def _mean_square(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    squares: npt.NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
+    squares /= np.float32(rows.shape[1])
+    return squares
+
+
+def _shares(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Share of each row; counting row by row is twice as fast as along an axis."""
+    shares: npt.NDArray[np.float64] = np.array([np.count_nonzero(row) for row in hits]) / hits.shape[1]
+    return shares
+
+
+def _code(value: int, dtype: np.dtype[np.generic]) -> Array:
+    info = np.iinfo(dtype.str)
+    return np.array(min(max(value, info.min), info.max), dtype)

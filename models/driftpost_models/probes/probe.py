@@ -149,6 +149,12 @@ def tensor_rows(block: Block, spec: TensorSpec, side: str) -> Array | None:
     return (block.inputs if side == "input" else block.outputs).get(spec.name)
 
 
+def values_of(block: Block, spec: TensorSpec, side: str) -> Array | None:
+    """The tensor's rows where order and place of values do not matter: decimated where images are."""
+    found = block.positions.get(spec.name) if side == "input" else None
+    return tensor_rows(block, spec, side) if found is None else found.values
+
+
 def missing(rows: int, columns: int) -> Values:
     """A value matrix in which everything is missing."""
     return np.full((rows, columns), np.nan)

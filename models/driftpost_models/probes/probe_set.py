@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from driftpost_models.errors import ProbeError
 from driftpost_models.probes.block import Block
+from driftpost_models.probes.codes import Codes
+from driftpost_models.probes.decimation import DECIMATED_BYTES, Decimation, Positions
+from driftpost_models.probes.image import Image
+from driftpost_models.probes.limits import Limits
 from driftpost_models.probes.probe import Extract, Probe, StreamDraft
 from driftpost_models.probes.registry import load_probe
-from driftpost_models.runtime import Array
+from driftpost_models.runtime import Array, TensorSpec
 from driftpost_sketches.schema import StreamKind
 
 FORMAT_VERSION = 1
+
+_SLICE = 64
+"""Images decimated at a time."""
 
 MAX_PROBES = 512
 """Probes of one model. A model with a hundred tensors has two or three for each."""
@@ -57,6 +66,37 @@ class ProbeSet:
         self.drafts = tuple(drafts)
         self._widths = [sum(d.kind is not StreamKind.CODES for d in p.streams()) for p in self.probes]
         self._sides = [_sides(probe) for probe in self.probes]
+        self._images = _image_layouts(self.probes)
+
+    def decimation(
+        self, name: str, row_shape: Sequence[int], dtype: np.dtype[np.generic]
+    ) -> Decimation | None:
+        """How an input's rows may be decimated before they are recorded; None where they are needed whole.
+
+        Args:
+            name: of the input.
+            row_shape: of one row.
+            dtype: of the input.
+        """
+        layout = self._images.get(name)
+        if layout is None or math.prod(row_shape) * dtype.itemsize <= DECIMATED_BYTES:
+            return None
+        return Decimation.of(layout, row_shape)
+
+    def _placed(self, block: Block) -> Block:
+        """The block with the positions of its large images read, whether they come whole or decimated."""
+        if not self._images:
+            return block
+        positions = {name: kept.how.positions(kept.pairs) for name, kept in block.decimated.items()}
+        for name, raw in block.inputs.items():
+            how = self.decimation(name, raw.shape[1:], raw.dtype) if len(raw) else None
+            if how is not None:
+                # In slices: the pairs of a thousand large images are a gigabyte, their positions are not.
+                parts = [
+                    how.positions(how.take_rows(raw[at : at + _SLICE])) for at in range(0, len(raw), _SLICE)
+                ]
+                positions[name] = Positions.joined(parts)
+        return replace(block, positions=positions)
 
     def _adjusted(self, draft: StreamDraft) -> StreamDraft:
         tracked = draft.tracked and draft.name not in self.untracked
@@ -85,6 +125,7 @@ class ProbeSet:
         codes: dict[str, Array] = {}
         if rows == 0:
             return matrix, codes
+        block = self._placed(block)
         at = 0
         for probe, width, sides in zip(self.probes, self._widths, self._sides, strict=True):
             values, tensors = probe.extract(block)
@@ -141,6 +182,17 @@ class ProbeSet:
         if not isinstance(units, Mapping) or not all(isinstance(v, str) for kv in units.items() for v in kv):
             raise ProbeError("`units` must map stream names to units")
         return cls([load_probe(probe) for probe in probes], untracked, units)
+
+
+def _image_layouts(probes: Sequence[Probe]) -> dict[str, str]:
+    """Layouts of the inputs that only probes read that a decimated copy is enough for."""
+    layouts = {p.tensor.name: p.layout for p in probes if isinstance(p, Image) and p.side == "input"}
+    for probe in probes:
+        if not isinstance(probe, (Image, Codes, Limits)):
+            for spec in vars(probe).values():
+                if isinstance(spec, TensorSpec):
+                    layouts.pop(spec.name, None)
+    return layouts
 
 
 def _sides(probe: Probe) -> frozenset[str]:
