@@ -47,7 +47,7 @@ class Parts:
 
     Attributes:
         put: bytes by name.
-        drop: names.
+        drop: names, some of which may never have been stored.
     """
 
     put: dict[str, bytes] = field(default_factory=dict)

@@ -6,20 +6,22 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
-from driftpost_sketches.cells import value_cells
+from driftpost_sketches.cells import CELLS, value_cells
 from driftpost_sketches.commissioning.journal import NOT_MINE, REPEAT, Journal
 from driftpost_sketches.drift.calibration import Calibration
-from driftpost_sketches.drift.chain import Chain, fit_chain
+from driftpost_sketches.drift.chain import Chain, fit_chain, independent_chain
 from driftpost_sketches.drift.memory import memory
 from driftpost_sketches.drift.reference_notes import notes_on
 from driftpost_sketches.drift.tilts import plan_tilts
-from driftpost_sketches.errors import CalibrationError
 from driftpost_sketches.schema import Stream, StreamKind
 from driftpost_sketches.window import Window
 
-MIN_ROWS = 100  # below it there is no chain to fit
+MIN_ROWS = 100  # of a stream; fewer show no memory
 MIN_BLOCKS = 40  # fewer sums say nothing about memory
+
+Coded = npt.NDArray[np.uint8]
 
 
 def fit_journal(
@@ -41,20 +43,22 @@ def fit_journal(
         progress: called with (streams done, streams in all); what it raises ends the work.
 
     Raises:
-        CalibrationError: fewer rows than a chain needs.
         IncompatibleSketch: the window is of another schema.
     """
     schema = journal.schema
     baseline.check(schema)
     rows = journal.all_kept()
-    chains, most = [], []
+    chains: list[Chain] = []
+    most: list[float] = []
+    rare: list[str] = []
     for i, stream in enumerate(schema.streams):
         column = rows[:, i]
         own = column[column < NOT_MINE]
         if len(own) < MIN_ROWS:
-            raise CalibrationError(
-                f"only {len(own)} rows of {stream.name} were seen while commissioning; {MIN_ROWS} are needed"
-            )
+            chains.append(_unknown(stream, own))
+            most.append(1.0)
+            rare.append(f"{stream.name}: only {len(own)} rows while commissioning; it is not watched here")
+            continue
         chain = _fit(stream, own)
         most.append(chain.rows / chain.correlation_rows if journal.stride > 1 else float(chain.rows))
         chains.append(_lengthened(chain, journal, i) if journal.stride > 1 and not stream.partial else chain)
@@ -69,15 +73,23 @@ def fit_journal(
         ceiling=np.array(most, dtype=np.float64),
         distinct=max(journal.rows, 1),
         baseline=baseline,
-        notes=notes,
+        notes=(*rare, *notes),
     )
 
 
-def _fit(stream: Stream, own: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Chain:
+def _fit(stream: Stream, own: Coded) -> Chain:
     cells = (own & (REPEAT - 1)).astype(np.int64)
     # All that a chain asks of values is which of them repeat the one before: any series that does will do.
     values = np.cumsum((own & REPEAT) == 0).astype(np.float64)
     return fit_chain(cells, values, stream.kind is StreamKind.NUMERIC, value_cells(stream))
+
+
+def _unknown(stream: Stream, own: Coded) -> Chain:
+    """A chain of next to nothing: worth a single row, it is charged so much error that it never alarms."""
+    counts = np.bincount(own & (REPEAT - 1), minlength=CELLS).astype(np.int64)
+    if not counts.any():
+        counts[0] = 1
+    return independent_chain(counts, stream.kind is StreamKind.NUMERIC, value_cells(stream))
 
 
 def _lengthened(chain: Chain, journal: Journal, i: int) -> Chain:
