@@ -199,7 +199,7 @@ class SiteWatch:
 
     @property
     def held_back(self) -> tuple[Alarm, ...]:
-        """The own calibration, once all rows are there; it changes nothing, so that a thread may do it.
+        """Differences from the training normal that were there from the first, before they are measured."""
         return tuple(self._held_back.values())
 
     @property
