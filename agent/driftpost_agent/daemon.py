@@ -112,7 +112,12 @@ class Daemon:
             allow_unsigned=settings.flag("model.allow_unsigned"),
             start=self._start_runtime,
         )
-        self._store = Store.open(store_path, clock=clock, synchronous=settings.text("store.synchronous"))
+        self._store = Store.open(
+            store_path,
+            clock=clock,
+            synchronous=settings.text("store.synchronous"),
+            outbox_bytes=round(settings.number("store.outbox_mb") * 2**20),
+        )
         self._findings = RuntimeFindings(self._store, clock)
         self._meter = Meter()
         self._serving: Serving | None = None

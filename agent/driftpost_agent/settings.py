@@ -94,6 +94,15 @@ TABLE = SettingsTable(
             choices=("full", "normal"),
         ),
         Setting(
+            "store.outbox_mb",
+            float,
+            16.0,
+            "MiB",
+            "messages that wait for the aggregator; beyond it, waiting windows merge into coarser ones",
+            minimum=0.25,
+            maximum=65536,
+        ),
+        Setting(
             "store.history_mb",
             float,
             64.0,

@@ -24,9 +24,16 @@ from typing import Any
 from driftpost_agent.row_mark import RowMark
 from driftpost_agent.store_file import claim_file, connect, damaged, database_files, move_aside, unusable
 from driftpost_sync.clock import Clock, boot_id
+from driftpost_sync.coarsen import coarsen
 from driftpost_sync.messages import DescribeBody, FindingBody, LedgerBody, WindowBody
 from driftpost_sync.outbox import Outbox, Pending, RandomBits
 
+# Bytes of messages that wait, unless told otherwise: three weeks of 41 streams at full resolution.
+OUTBOX_BYTES = 16 << 20
+# Windows between looks at how much waits: a look reads the head of every waiting row.
+LOOK_EVERY = 8
+# Pages without content that stay in the file: giving each back and taking it again would only wear the card.
+KEEP_FREE_PAGES = 256
 # Lines of the local finding log; the outbox keeps what is not yet acknowledged besides.
 KEEP_FINDINGS = 10_000
 
@@ -64,6 +71,7 @@ class Store:
         *,
         row_mark: RowMark,
         set_aside: Path | None,
+        outbox_bytes: int,
     ) -> None:
         self.path = path
         self.lock = threading.RLock()
@@ -74,6 +82,8 @@ class Store:
         self._claim = claim
         self._clock = clock
         self._closed = False
+        self._outbox_bytes = outbox_bytes
+        self._until_look = 1
 
     @classmethod
     def open(
@@ -84,6 +94,7 @@ class Store:
         synchronous: str = "full",
         random: RandomBits | None = None,
         row_mark: RowMark | None = None,
+        outbox_bytes: int = OUTBOX_BYTES,
     ) -> Store:
         """Open or create a store and begin a new incarnation in it.
 
@@ -96,6 +107,7 @@ class Store:
             synchronous: "full" or "normal", see above.
             random: for the incarnation's low bits.
             row_mark: what the last process left; the store's own in shared memory if None.
+            outbox_bytes: windows that wait are merged into coarser ones when all that waits exceeds this.
 
         Raises:
             StoreUnusable: another process has it, or the folder can't be written.
@@ -113,7 +125,9 @@ class Store:
                 set_aside = move_aside(path)
                 connection = connect(path, synchronous)
             mark = row_mark or RowMark.open(path)
-            store = cls(path, connection, claim, clock, row_mark=mark, set_aside=set_aside)
+            store = cls(
+                path, connection, claim, clock, row_mark=mark, set_aside=set_aside, outbox_bytes=outbox_bytes
+            )
             with store.transaction():
                 store.outbox = Outbox.open(
                     connection,
@@ -196,6 +210,10 @@ class Store:
                 " standing = excluded.standing",
                 (body.bundle, detector_state, json.dumps(dict(standing or {}))),
             )
+            self._until_look -= 1
+            if self._until_look <= 0:
+                merged = coarsen(db, self.outbox, self._outbox_bytes, now=self._clock.mono_ms())
+                self._until_look = 1 if merged else LOOK_EVERY
 
     def record_finding(self, finding: FindingBody) -> int:
         """Record and queue a finding; returns its sequence number."""
@@ -309,9 +327,7 @@ class Store:
             current = self.outbox.ledger()
             for account in self.outbox.ledgers():
                 if account.incarnation == current.incarnation or account.pending.windows:
-                    self.outbox.put(
-                        "ledger", account.to_bytes(), mono=self._clock.mono_ms(), wall=self._clock.wall_ms()
-                    )
+                    self.outbox.put_account(account, mono=self._clock.mono_ms(), wall=self._clock.wall_ms())
         return current
 
     def record_activation(self, bundle: str, name: str, version: str, outcome: str, detail: str = "") -> None:
@@ -411,7 +427,10 @@ class Store:
             )
             removed = self.outbox.prune(keep_bytes)
         with self.lock:
-            self._db.execute("pragma incremental_vacuum").fetchall()
+            (free,) = self._db.execute("pragma freelist_count").fetchone()
+            if free > 2 * KEEP_FREE_PAGES:
+                # Not `execute`: it takes a single step of a statement without columns, which frees one page.
+                self._db.executescript(f"pragma incremental_vacuum({free - KEEP_FREE_PAGES})")
         return removed
 
     def bytes_on_disk(self) -> int:

@@ -152,6 +152,11 @@ class Drain:
         return self._refusal or ("the aggregator does not answer" if self._silent else "")
 
     @property
+    def silent(self) -> bool:
+        """Whether the aggregator has answered nothing for so long that only probes go out."""
+        return self._silent
+
+    @property
     def in_flight(self) -> frozenset[int]:
         """Outbox ids under way."""
         return frozenset(row_id for flight in self._flights.values() for row_id in flight.ids.values())

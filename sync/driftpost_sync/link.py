@@ -273,7 +273,7 @@ class Link:
 
     def _became_ready(self, now: int) -> None:
         with self._outbox() as outbox:
-            outbox.live = True
+            outbox.live = not self._drain.silent
             self._incarnation = outbox.incarnation
         self._ready = True
         self._look_ms = 0
@@ -305,6 +305,9 @@ class Link:
     def _send(self, now: int) -> None:
         if self._drain.expire(now):
             self._look_ms = 0
+            if self._drain.silent:
+                with self._outbox() as outbox:
+                    outbox.live = False
         while (allowance := self._drain.allowance(now)) is not None and self._look_ms <= now:
             with self._outbox() as outbox:
                 batch = outbox.next_batch(
@@ -313,6 +316,7 @@ class Link:
                     exclude=self._drain.not_now(now),
                     live_since=self._line.connected_since,
                     historical=allowance.historical,
+                    probe=self._drain.silent,
                 )
                 comparable = batch is not None and outbox.comparable(batch.incarnation)
             if batch is None:
@@ -392,6 +396,7 @@ class Link:
     def _ack(self, ack: Ack, now: int) -> None:
         try:
             with self._outbox() as outbox:
+                outbox.live = self._ready
                 outbox.acknowledge(ack.incarnation, ack.ranges)
                 for seq, reason in ack.refused:
                     text = f"refused by the aggregator: {reason}"

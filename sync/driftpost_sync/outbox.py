@@ -6,8 +6,9 @@ Rules that hold whatever happens:
 - `recorded = acked + pending + quarantined`, in windows and in rows, per incarnation. Recorded, acked and
   quarantined are counters that move in the same transaction as the rows; pending is counted from the rows,
   so that the equation is a check and not a definition.
-- Nothing is deleted but acknowledged rows, and those only by `prune`. A row that can not be read is
-  quarantined where it lies.
+- Nothing is deleted but acknowledged rows, and those only by `prune`; accounts that a newer one replaces; and
+  windows whose content lives on in a coarser one (`coarsen.py`). A row that can not be read is quarantined
+  where it lies.
 - The caller owns the connection, its lock and its transactions; nothing here commits.
 
 The order of sending is chosen for a person who looks at the dashboard after an outage: descriptions first
@@ -28,7 +29,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from driftpost_sync.errors import MessageTooLarge, OutboxError
+from driftpost_sync.errors import MalformedMessage, MessageTooLarge, OutboxError
 from driftpost_sync.messages import (
     KINDS,
     MAX_BODY_BYTES,
@@ -81,9 +82,10 @@ SCHEMA: tuple[str, ...] = (
         kind TEXT NOT NULL,                   -- window, finding, describe, ledger
         windows INTEGER NOT NULL DEFAULT 0,   -- base windows in it
         rows INTEGER NOT NULL DEFAULT 0,      -- inferences in it
+        coarse INTEGER NOT NULL DEFAULT 0,    -- 1: made of several windows that waited
         mono INTEGER NOT NULL,                -- ms since boot, when recorded
         wall INTEGER,                         -- Unix ms, NULL where the clock was not known to be good
-        crc INTEGER NOT NULL,                 -- CRC-32 of the fields above (but status, sent) and the body
+        crc INTEGER NOT NULL,                 -- CRC-32 of fields (see row_crc) and body
         body BLOB NOT NULL,                   -- msgpack, see docs/protocol.md
         state TEXT GENERATED ALWAYS AS (
             CASE status WHEN 0 THEN 'pending' WHEN 1 THEN 'acked' ELSE 'quarantined' END
@@ -91,6 +93,25 @@ SCHEMA: tuple[str, ...] = (
     )
     """,
     "CREATE INDEX messages_pending ON messages (kind) WHERE status = 0",
+    """
+    CREATE TABLE absorbed (
+        id INTEGER NOT NULL,                  -- messages.id of a coarse window
+        incarnation INTEGER NOT NULL,         -- an earlier one than the message's own
+        windows INTEGER NOT NULL,             -- how much of the message that one recorded
+        rows INTEGER NOT NULL,
+        PRIMARY KEY (id, incarnation)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE VIEW shares AS                     -- of every message: who recorded how much of it
+    SELECT id, incarnation, status,
+           windows - coalesce((SELECT sum(a.windows) FROM absorbed AS a WHERE a.id = m.id), 0) AS windows,
+           rows - coalesce((SELECT sum(a.rows) FROM absorbed AS a WHERE a.id = m.id), 0) AS rows
+    FROM messages AS m
+    UNION ALL
+    SELECT a.id, a.incarnation, m.status, a.windows, a.rows
+    FROM absorbed AS a JOIN messages AS m ON m.id = a.id
+    """,
     """
     CREATE TABLE quarantine (
         id INTEGER PRIMARY KEY,               -- messages.id
@@ -107,7 +128,7 @@ SCHEMA: tuple[str, ...] = (
            lost_rows_at_start
     FROM incarnations LEFT JOIN (
         SELECT incarnation AS of_incarnation, sum(windows) AS pending_windows, sum(rows) AS pending_rows
-        FROM messages WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)
+        FROM shares WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)
         GROUP BY incarnation
     ) ON of_incarnation = incarnation
     """,
@@ -275,9 +296,36 @@ class Outbox:
         self._db.execute(
             "INSERT INTO messages (id, incarnation, seq, sent, kind, windows, rows, mono, wall, crc, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (row.id, row.incarnation, seq, int(self.live), kind, windows, rows, mono, wall, _crc(row), body),
+            (
+                row.id,
+                row.incarnation,
+                seq,
+                int(self.live),
+                kind,
+                windows,
+                rows,
+                mono,
+                wall,
+                row_crc(row),
+                body,
+            ),
         )
         return seq
+
+    def put_account(self, account: LedgerBody, *, mono: int, wall: int | None = None) -> int:
+        """Store a ledger in the place of older ones of its incarnation that never left, as `put` does."""
+        found = self._db.execute(
+            "SELECT id, body FROM messages INDEXED BY messages_pending"
+            " WHERE status = 0 AND kind = 'ledger' AND sent = 0"
+        ).fetchall()
+        for row_id, body in found:
+            try:
+                replaced = LedgerBody.from_bytes(body).incarnation == account.incarnation
+            except MalformedMessage:
+                continue  # sending finds it damaged and sets it aside
+            if replaced:
+                self._db.execute("DELETE FROM messages WHERE id = ?", (row_id,))
+        return self.put("ledger", account.to_bytes(), mono=mono, wall=wall)
 
     # Sending
 
@@ -290,6 +338,7 @@ class Outbox:
         live_since: int | None = None,
         historical: bool = True,
         max_items: int = MAX_ITEMS,
+        probe: bool = False,
     ) -> Batch | None:
         """Take what should be sent next, and mark it as sent, in the caller's transaction.
 
@@ -301,14 +350,30 @@ class Outbox:
                 another incarnation, is historical. None: everything is.
             historical: whether historical rows may go now.
             max_items: most rows.
+            probe: prefer what was sent before. To an aggregator that does not answer, the same messages go
+                again and again: what never left may still be merged when room gets short.
 
         Returns:
             None when there is nothing to send.
         """
+        options = (max_bytes, now, exclude, live_since, historical, max_items)
+        return (self._take(*options, only_sent=True) if probe else None) or self._take(*options)
+
+    def _take(  # noqa: PLR0917  # next_batch's own, in its order
+        self,
+        max_bytes: int,
+        now: int,
+        exclude: Collection[int],
+        live_since: int | None,
+        historical: bool,
+        max_items: int,
+        *,
+        only_sent: bool = False,
+    ) -> Batch | None:
         batch: list[OutboxRow] = []
         first: tuple[int, bool] | None = None
         size = ENVELOPE_BYTES
-        for meta in self._waiting(exclude):
+        for meta in self._waiting(exclude, only_sent):
             old = meta.incarnation != self.incarnation or live_since is None or meta.mono < live_since
             if old and not historical:
                 if meta.kind == "window":
@@ -318,7 +383,7 @@ class Outbox:
                 break
             if batch and size + meta.size + ITEM_BYTES > max_bytes:
                 break
-            row = self._read(meta.id, now)
+            row = self.read(meta.id, now)
             if row is None:
                 continue
             first = (meta.incarnation, old)
@@ -330,10 +395,10 @@ class Outbox:
                 break
         return None if first is None else Batch(first[0], first[1], tuple(batch))
 
-    def _waiting(self, exclude: Collection[int]) -> Iterator[_Meta]:
+    def _waiting(self, exclude: Collection[int], only_sent: bool) -> Iterator[_Meta]:
         """Pending rows in the order of sending, without their bodies."""
         columns = "id, incarnation, kind, mono, length(body), sent"
-        pending = "status = 0 AND id NOT IN (SELECT id FROM quarantine)"
+        pending = "status = 0 AND id NOT IN (SELECT id FROM quarantine)" + " AND sent = 1" * only_sent
         for kind in sorted(KINDS):  # describe, finding, ledger, window
             order = "DESC" if kind == "window" else "ASC"
             # In slices: no cursor stays open while rows change, and no backlog is loaded whole.
@@ -352,7 +417,7 @@ class Outbox:
                 if len(found) < 256:
                     break
 
-    def _read(self, row_id: int, now: int) -> OutboxRow | None:
+    def read(self, row_id: int, now: int) -> OutboxRow | None:
         """The row, or None after quarantining it because it is damaged."""
         try:
             values = self._db.execute(
@@ -367,7 +432,7 @@ class Outbox:
             return None
         *fields, crc = values
         row = OutboxRow(*fields)
-        if not isinstance(row.body, bytes) or _crc(row) != crc:
+        if not isinstance(row.body, bytes) or row_crc(row) != crc:
             self._quarantine_damaged(row_id, "checksum does not match", now)
             return None
         return row
@@ -419,8 +484,7 @@ class Outbox:
             part = ids[start : start + _IDS_IN_STATEMENT]
             which = f"id IN ({','.join('?' * len(part))}) AND status = 0"
             sums = self._db.execute(
-                "SELECT sum(windows), sum(rows), incarnation FROM messages"
-                f" WHERE {which} GROUP BY incarnation",
+                f"SELECT sum(windows), sum(rows), incarnation FROM shares WHERE {which} GROUP BY incarnation",
                 part,
             ).fetchall()
             self._db.execute(f"UPDATE messages SET status = 1 WHERE {which}", part)
@@ -442,18 +506,18 @@ class Outbox:
         self.settle()
         row_id = known[0] + seq - 1
         found = self._db.execute(
-            "SELECT windows, rows FROM messages WHERE id = ? AND status = 0"
+            "SELECT windows, rows, incarnation FROM shares WHERE id = ? AND status = 0"
             " AND id NOT IN (SELECT id FROM quarantine)",
             (row_id,),
-        ).fetchone()
-        if found is None:
+        ).fetchall()
+        if not found:
             return False
         self._note(row_id, reason, now)
         self._db.execute("UPDATE messages SET status = 2 WHERE id = ?", (row_id,))
-        self._db.execute(
+        self._db.executemany(
             "UPDATE incarnations SET quarantined_windows = quarantined_windows + ?,"
             " quarantined_rows = quarantined_rows + ? WHERE incarnation = ?",
-            (*found, incarnation),
+            found,
         )
         return True
 
@@ -467,16 +531,19 @@ class Outbox:
         except sqlite3.DatabaseError:
             # The row can not even be rewritten; its entry in `quarantine` alone keeps it out of the way.
             pass
-        incarnation = self._db.execute(
-            "SELECT max(incarnation) FROM incarnations WHERE first_id <= ? AND incarnation > 0", (row_id,)
-        ).fetchone()[0]
-        # The counters know how much is missing from what can still be read: that much was in this row.
-        pending = self._pending_tally(incarnation)
-        self._db.execute(
-            "UPDATE incarnations SET quarantined_windows = recorded_windows - acked_windows - ?,"
-            " quarantined_rows = recorded_rows - acked_rows - ? WHERE incarnation = ?",
-            (pending.windows, pending.rows, incarnation),
-        )
+        concerned = self._db.execute(
+            "SELECT max(incarnation) FROM incarnations WHERE first_id <= ?1 AND incarnation > 0"
+            " UNION SELECT incarnation FROM absorbed WHERE id = ?1",
+            (row_id,),
+        ).fetchall()
+        for (incarnation,) in concerned:
+            # The counters know how much is missing from what can still be read: that much was in this row.
+            pending = self._pending_tally(incarnation)
+            self._db.execute(
+                "UPDATE incarnations SET quarantined_windows = recorded_windows - acked_windows - ?,"
+                " quarantined_rows = recorded_rows - acked_rows - ? WHERE incarnation = ?",
+                (pending.windows, pending.rows, incarnation),
+            )
 
     def _note(self, row_id: int, reason: str, now: int) -> None:
         self._db.execute(
@@ -554,13 +621,22 @@ class Outbox:
         )
 
     def _pending_tally(self, incarnation: int) -> Tally:
-        windows, rows = self._db.execute(
+        own = self._db.execute(
             "SELECT coalesce(sum(windows), 0), coalesce(sum(rows), 0)"
             " FROM messages INDEXED BY messages_pending WHERE status = 0 AND incarnation = ?"
             " AND id NOT IN (SELECT id FROM quarantine)",
             (incarnation,),
         ).fetchone()
-        return Tally(int(windows), int(rows))
+        # What its messages carry for others is theirs, and what others' messages carry for it is its own.
+        moved = self._db.execute(
+            "SELECT coalesce(sum(CASE WHEN a.incarnation = ?1 THEN a.windows ELSE -a.windows END), 0),"
+            " coalesce(sum(CASE WHEN a.incarnation = ?1 THEN a.rows ELSE -a.rows END), 0)"
+            " FROM absorbed AS a JOIN messages AS m ON m.id = a.id"
+            " WHERE m.status = 0 AND (a.incarnation = ?1 OR m.incarnation = ?1)"
+            " AND a.id NOT IN (SELECT id FROM quarantine)",
+            (incarnation,),
+        ).fetchone()
+        return Tally(int(own[0] + moved[0]), int(own[1] + moved[1]))
 
     def comparable(self, incarnation: int) -> bool:
         """Whether monotonic times of `incarnation` were taken in the boot that is running now."""
@@ -601,6 +677,7 @@ class Outbox:
         if over:
             below = 1 << 62 if oldest_kept is None else oldest_kept
             deleted = self._db.execute("DELETE FROM messages WHERE status = 1 AND id < ?", (below,)).rowcount
+            self._db.execute("DELETE FROM absorbed WHERE id NOT IN (SELECT id FROM messages)")
         self._fold()
         return deleted
 
@@ -615,8 +692,9 @@ class Outbox:
             span = self._span(incarnation)
             assert span is not None
             left = self._db.execute(
-                "SELECT EXISTS (SELECT 1 FROM messages WHERE id BETWEEN ? AND ?)",
-                (span[0], span[0] + span[1] - 1),
+                "SELECT EXISTS (SELECT 1 FROM messages WHERE id BETWEEN ? AND ?)"
+                " OR EXISTS (SELECT 1 FROM absorbed WHERE incarnation = ?)",
+                (span[0], span[0] + span[1] - 1, incarnation),
             ).fetchone()[0]
             if left:
                 continue
@@ -645,6 +723,7 @@ _COUNTERS = (
 )
 
 
-def _crc(row: OutboxRow) -> int:
+def row_crc(row: OutboxRow) -> int:
+    """CRC-32 of what a row says of itself and of its body."""
     head = f"{row.id},{row.incarnation},{row.seq},{row.kind},{row.windows},{row.rows},{row.mono},{row.wall}"
     return zlib.crc32(row.body, zlib.crc32(head.encode()))

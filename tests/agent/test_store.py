@@ -10,8 +10,10 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.clocks import ManualClock
@@ -19,7 +21,9 @@ from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import MIGRATIONS
 from driftpost_agent.store import Store
 from driftpost_agent.store_file import MAX_SET_ASIDE
-from driftpost_sync.messages import DescribeBody, FindingBody, WindowBody
+from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.schema import Role, Schema, Stream, StreamKind
+from driftpost_sync.messages import DescribeBody, FindingBody, Tally, WindowBody
 
 
 def window_body(number: int = 0) -> WindowBody:
@@ -280,3 +284,36 @@ def test_a_full_disk_is_reported_as_one(store: Store) -> None:
     with pytest.raises(sqlite3.OperationalError, match="full"):
         fill()
     assert store.outbox_total().recorded.windows == store.outbox_total().pending.windows
+
+
+def test_the_disk_is_given_back_after_a_long_backlog_was_sent(store: Store) -> None:
+    with store.transaction():
+        for number in range(3_000):
+            store.outbox.put("finding", bytes(1_000), mono=number)
+    full = store.bytes_on_disk()
+    while True:
+        with store.transaction():
+            batch = store.outbox.next_batch(100_000, now=0)
+            if batch is None:
+                break
+            store.outbox.acknowledge(batch.incarnation, [(row.seq, row.seq) for row in batch.rows])
+    assert store.prune(0) == 3_000
+    with sqlite3.connect(store.path, isolation_level=None) as reader:
+        reader.execute("pragma wal_checkpoint(truncate)").fetchall()
+    reader.close()
+    assert store.path.stat().st_size < full / 5
+
+
+def test_windows_that_outgrow_their_budget_wait_as_coarser_ones(tmp_path: Path) -> None:
+    schema = Schema([Stream("x", StreamKind.NUMERIC, Role.INPUT, edges=(0.0,))])
+    accumulator = WindowAccumulator(schema)
+    path = tmp_path / "agent.db"
+    with Store.open(path, clock=ManualClock(), random=random.Random(7), outbox_bytes=20_000) as store:
+        for number in range(400):
+            accumulator.update(np.full((5, 1), float(number)))
+            body = replace(window_body(number), schema_id=schema.id, window=accumulator.take()[0].to_bytes())
+            store.record_window(body, windows=1, rows=5)
+        assert store.outbox_pending().bytes <= 21_000
+        total = store.outbox_total()
+        assert total.pending == total.recorded == Tally(400, 2_000)
+        assert total.merged.windows > 300

@@ -108,6 +108,27 @@ def test_a_silent_aggregator_is_probed_and_nothing_is_lost_or_counted_twice(worl
     assert device.link.status().trouble == ""
 
 
+def test_what_is_recorded_while_the_aggregator_is_silent_stays_free_to_be_merged(world):
+    aggregator = world.aggregator()
+    device = world.device(settings={"ack_timeout_s": 0.2, "message_bytes": 1024})
+    device.record(1)
+    wait_until(lambda: settled(device), "the first is acknowledged")
+    aggregator.silent = True
+    device.record(20)
+    wait_until(lambda: "does not answer" in device.link.status().trouble, "the status says so")
+    device.record(200)
+    probes = device.link.status().sent_messages
+    wait_until(lambda: device.link.status().sent_messages > probes + 3, "probed again and again")
+    ((free,),) = device.query("SELECT count(*) FROM messages WHERE state = 'pending' AND sent = 0")
+    assert free >= 200, "probes repeat what had left before, so that the rest may still become coarser"
+    aggregator.silent = False
+    wait_until(lambda: settled(device), "all acknowledged")
+    assert len(aggregator.committed) == 221
+    device.record(1)
+    wait_until(lambda: settled(device), "live again")
+    assert_balanced(device, 222)
+
+
 def test_lost_answers_make_duplicates_that_are_committed_once(world):
     aggregator = world.aggregator()
     device = world.device(settings={"ack_timeout_s": 0.2, "message_bytes": 1024})
