@@ -1,0 +1,1 @@
+"""What labels and predicted classes tell: errors, calibration, class mix, and accuracy without labels."""
