@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from driftpost_sketches.errors import SketchError
 
@@ -71,6 +71,16 @@ class Budget:
             if many > 1 and many == round(many):
                 return f"{self.count:g} per {many:.0f} {self.scope}-{name}s"
         return f"{self.count:g} per {self.period_s / PERIODS['hour']:g} {self.scope}-hours"
+
+    def share(self, fraction: float) -> Budget:
+        """The part of this budget that one of several watchers may use; the parts of all add up to 1 at most.
+
+        Args:
+            fraction: above 0, at most 1.
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise ValueError(f"a share of a budget lies between 0 and 1, not at {fraction}")
+        return replace(self, count=self.count * fraction)
 
     def log_threshold(self, window_s: float, devices: int = 1) -> float:
         """Natural log of the evidence that one watcher must reach before it may alarm.
