@@ -10,12 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import class_worlds
 import driftpost_sketches
 from driftpost_sketches.accumulator import WindowAccumulator
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
 from driftpost_sketches.drift.marginal import MarginalDetector
 from driftpost_sketches.errors import IncompatibleSketch, MalformedSketch, UnsupportedVersion
+from driftpost_sketches.labels.concept import ConceptDetector
+from driftpost_sketches.labels.label_sketch import LabelSketch
+from driftpost_sketches.labels.record import PerformanceRecord
+from driftpost_sketches.labels.reliability import Reliability
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import Window
 from simulated_streams import mixed_schema, windows
@@ -24,6 +29,7 @@ RNG = np.random.default_rng(3)
 SCHEMA, VALUES, CODES = mixed_schema(RNG)
 CALIBRATION = Calibration.fit(SCHEMA, VALUES, codes=CODES)
 OTHER = Calibration.fit(SCHEMA, VALUES * 1.0, smallest_effect=0.5)
+_, RECORD, _ = class_worlds.learnt(RNG, 300)
 
 
 def classes(*methods):
@@ -41,8 +47,15 @@ def same_window(a, b):
 
 
 def same_transitions(a, b):
-    return np.array_equal(a.moves, b.moves) and np.array_equal(a.repeats, b.repeats) and np.array_equal(a.steps, b.steps)
+    return (
+        np.array_equal(a.moves, b.moves)
+        and np.array_equal(a.repeats, b.repeats)
+        and np.array_equal(a.steps, b.steps)
+    )
 
+
+# Those whose rows are not a schema's: their laws stand in tests of their own.
+IN_THEIR_OWN_FILE = {LabelSketch, Reliability}
 
 # How to make each mergeable sketch of some rows, and to compare two of them.
 MERGEABLE = {Window: (0, same_window), Transitions: (1, same_transitions)}
@@ -92,6 +105,22 @@ def sample_states():
     return detector.state_to_bytes(), fleet.state_to_bytes()
 
 
+def concept():
+    return ConceptDetector(RECORD.labels, 1.0, 12.0)
+
+
+def sample_label_state():
+    detector = concept()
+    for _ in range(3):
+        detector.step(LabelSketch.of_classes(6, np.zeros(200), np.ones(200)))
+    assert detector.standing
+    return detector.state_to_bytes()
+
+
+def concept_bytes(data):
+    concept().restore(data)
+
+
 # Every byte form: a sample and the reader that must refuse everything else.
 FORMS = {
     "window": (sample_window()[0].to_bytes(), window_bytes),
@@ -99,17 +128,20 @@ FORMS = {
     "calibration": (CALIBRATION.to_bytes(), Calibration.from_bytes),
     "detector": (sample_states()[0], detector_bytes),
     "marginal detector": (sample_states()[1], marginal_bytes),
+    "labels": (RECORD.labels.to_bytes(), LabelSketch.from_bytes),
+    "performance record": (RECORD.to_bytes(), PerformanceRecord.from_bytes),
+    "label detector": (sample_label_state(), concept_bytes),
 }
 forms = pytest.mark.parametrize("form", sorted(FORMS))
 
 
 def test_every_mergeable_sketch_is_under_these_laws():
-    assert classes("merge", "empty") == set(MERGEABLE)
+    assert classes("merge", "empty") == {*MERGEABLE, *IN_THEIR_OWN_FILE}
 
 
 def test_every_byte_form_is_under_these_laws():
-    assert classes("to_bytes", "from_bytes") == {Window, Calibration}
-    assert classes("state_to_bytes", "restore") == {DriftDetector, MarginalDetector}
+    assert classes("to_bytes", "from_bytes") == {Window, Calibration, LabelSketch, PerformanceRecord}
+    assert classes("state_to_bytes", "restore") == {DriftDetector, MarginalDetector, ConceptDetector}
 
 
 @pytest.mark.parametrize("kind", MERGEABLE, ids=lambda kind: kind.__name__)
