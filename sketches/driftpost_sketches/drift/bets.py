@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
 from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, principal, tilted
-from driftpost_sketches.drift.tilts import SMALLEST_STEP, plan_tilts
+from driftpost_sketches.drift.tilts import SMALLEST_STEP, exponents, plan_tilts, steadied
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -220,7 +220,6 @@ def _tilts(
         return []
     which = [tilt.score for tilt in plan]
     families = [_SCORE_FAMILIES[k] if chain.ordered else Family.SHARE for k in which]
-    scores = chain.scores[which]
     sizes = np.array([tilt.size for tilt in plan])
     # Sums of squares have exponential tails: where memory is longer than the chain's, second moments alone
     # allow too much. Skew and tails are ruled by few rows, which bunch when anything does.
@@ -233,13 +232,15 @@ def _tilts(
     # A tilt gains size**2 / 2 times the local variance. Where that varies in spells the chain does not know,
     # the cumulant grows by size**4 / 8 times their long-run variance (second order).
     spells = sizes**4 / 8.0 * chain.excess[which]
-    values, vectors = tilted(chain.matrix, chain.scores, plan)
+    spells[[steadied(tilt, chain.excess) for tilt in plan]] = 0.0
+    powers = exponents(plan, chain.scores, chain.tau_chain, chain.excess)
+    values, vectors = tilted(chain.matrix, powers)
     logs = np.log(vectors)
     rows = margins.independent * chain.correlation_rows
-    errors, gains = _precision(chain, sizes, scores, values=values, vectors=vectors, rows=rows)
+    errors, gains = _precision(chain, powers, values=values, vectors=vectors, rows=rows)
     errors *= np.sqrt((chain.tau / chain.tau_chain)[which])
     charges = np.log(values) + margins.tilt_charges(sizes, errors, gains) + spells
-    gain = sizes[:, None] * scores - charges[:, None]
+    gain = powers - charges[:, None]
     tables = temper[:, None, None] * (gain[:, None, :] + logs[:, None, :] - logs[:, :, None])
     whole = {
         family: sum(t.weight for t, f in zip(plan, families, strict=True) if f == family)
@@ -252,20 +253,14 @@ def _tilts(
 
 
 def _precision(
-    chain: Chain,
-    sizes: FloatArray,
-    scores: FloatArray,
-    *,
-    values: FloatArray,
-    vectors: FloatArray,
-    rows: float,
+    chain: Chain, powers: FloatArray, *, values: FloatArray, vectors: FloatArray, rows: float
 ) -> tuple[FloatArray, FloatArray]:
     """Standard errors of the tilts' cumulants in a reference of so many rows, and their gains a row.
 
     By the delta method: an error in row i of the transition matrix moves the cumulant by its effect on the
     mean evidence of a step from i, weighted by how often the tilted chain is there.
     """
-    tilts = np.exp(sizes[:, None] * scores)
+    tilts = np.exp(powers)
     _, left = principal((chain.matrix[None] * tilts[:, None, :]).transpose(0, 2, 1))
     visited = left * vectors
     visited /= visited.sum(axis=1, keepdims=True)
@@ -274,8 +269,8 @@ def _precision(
     variances = np.maximum((tilted_matrix * steps).sum(axis=2) - 1.0, 0.0)
     seen = np.maximum(rows * chain.shares, 1.0)
     errors = np.sqrt((visited * visited * variances / seen).sum(axis=1))
-    means = np.einsum("qi,qij,qj->q", visited, tilted_matrix, scores)
-    return errors, np.maximum(sizes * means - np.log(values), 0.0)
+    means = np.einsum("qi,qij,qj->q", visited, tilted_matrix, powers)
+    return errors, np.maximum(means - np.log(values), 0.0)
 
 
 def _upper(chain: Chain, margins: Margins) -> FloatArray:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from driftpost_sketches.cells import ABSENT, CELLS
 from driftpost_sketches.drift.memory import MIN_TAU, batch_tau, memory
 from driftpost_sketches.drift.scores import normal_scores, share_scores
-from driftpost_sketches.drift.tilts import Tilt, admissible, plan_tilts
+from driftpost_sketches.drift.tilts import admissible, exponents, plan_tilts
 
 FloatArray = npt.NDArray[np.float64]
 PRIOR_ROWS = 16.0  # weight of the prior in every row of the transition matrix
@@ -24,6 +24,7 @@ MAX_SHARES = 8  # categories with scores of their own
 MIN_SHARE = 0.005  # of the reference; rarer categories are watched by spikes alone
 MORE_LOSS = 0.2  # of the share of evidence that memory beyond the chain costs
 SPELL_TAILS = 1.6  # volatile spells are skewed: higher cumulants add to the second order
+WORTH_CALLING = 1.25  # ratio of memories of squares up to which cells are to blame, not spells
 SIGNIFICANT = 2.0  # standard errors beyond which volatile spells are believed
 _SQUARINGS = 10  # K^1024: beyond the memory of any chain whose correlation time the reference can show
 _NORMAL = NormalDist()
@@ -108,6 +109,7 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
     varied = np.array([float(score[cells].var()) > 1e-12 for score in scores])
     tau = np.where(varied, np.array([memory(score[cells]) for score in scores]), tau_chain)
     tau = np.maximum(tau, tau_chain)
+    excess = _excess(matrix, shares, scores, cells)
     same = (values[1:] == values[:-1]).astype(np.float64)
     repeat_tau = batch_tau(same)[0] if same.any() else 1.0
     return Chain(
@@ -119,8 +121,10 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
         scores=scores,
         tau_chain=tau_chain,
         tau=tau,
-        excess=_excess(matrix, shares, scores, cells),
-        caution=_caution(ordered, matrix, shares, scores, cells=cells, tau_chain=tau_chain, tau=tau),
+        excess=excess,
+        caution=_caution(
+            ordered, matrix, shares, scores, cells=cells, tau_chain=tau_chain, tau=tau, excess=excess
+        ),
         repeats=float(same.mean()) if n > 1 else 0.0,
         repeat_tau=max(repeat_tau, 1.0),
     )
@@ -220,7 +224,7 @@ def _excess(
     excess = np.zeros(len(scores))
     for k, modelled in enumerate(_chain_tau(matrix, standard)):
         measured, error = batch_tau(standard[k][cells])
-        if variances[k] > 1e-6 and measured > modelled * (1.0 + SIGNIFICANT * error):
+        if variances[k] > 1e-6 and measured > modelled * (WORTH_CALLING + SIGNIFICANT * error):
             excess[k] = SPELL_TAILS * variances[k] * (measured * (1.0 + error) - modelled)
     return excess
 
@@ -234,25 +238,32 @@ def _caution(
     cells: npt.NDArray[np.int64],
     tau_chain: FloatArray,
     tau: FloatArray,
+    excess: FloatArray,
 ) -> FloatArray:
     plan = plan_tilts(ordered, scores, shares, tau_chain)
     if not plan:
         return np.ones(0)
-    logs = np.log(tilted(matrix, scores, plan)[0])
-    series = [score[cells] for score in scores]
+    powers = exponents(plan, scores, tau_chain, excess)
+    # `admissible` takes a series' own mean away, which is what the gate is for; the tilt's mean must stay.
+    logs = np.log(tilted(matrix, powers)[0]) - powers @ shares
     tempers = temper_for(tau_chain, tau)
     return np.array(
         [
-            admissible(series[k], size, float(log_rho), float(tempers[k]), float(tau[k]))
-            for (k, size, _), log_rho in zip(plan, logs, strict=True)
+            admissible(power[cells] / tilt.size, tilt.size, float(log_rho), float(tempers[tilt.score]),
+                       float(tau[tilt.score]))
+            for tilt, power, log_rho in zip(plan, powers, logs, strict=True)
         ]
-    )
+    )  # fmt: skip
 
 
-def tilted(matrix: FloatArray, scores: FloatArray, plan: list[Tilt]) -> tuple[FloatArray, FloatArray]:
-    """Principal eigenvalues (float64[Q]) and right eigenvectors (float64[Q, CELLS]) of the tilted chain."""
-    weights = np.exp(np.array([tilt.size * scores[tilt.score] for tilt in plan]))
-    return principal(matrix[None] * weights[:, None, :])
+def tilted(matrix: FloatArray, powers: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Principal eigenvalues (float64[Q]) and right eigenvectors (float64[Q, CELLS]) of the tilted chain.
+
+    Args:
+        matrix: float64[CELLS, CELLS].
+        powers: float64[Q, CELLS], logarithms of the weights of each tilt.
+    """
+    return principal(matrix[None] * np.exp(powers)[:, None, :])
 
 
 def _sticky(shares: FloatArray, moves: FloatArray) -> FloatArray:

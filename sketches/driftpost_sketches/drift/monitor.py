@@ -22,6 +22,7 @@ import numpy.typing as npt
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import FAMILIES, Bets, Family
 from driftpost_sketches.drift.describe import Change, describe, sentence
+from driftpost_sketches.drift.log_sums import log_sum, log_sums
 from driftpost_sketches.drift.recent import Recent
 from driftpost_sketches.drift.reference import FIELDS, Reference
 from driftpost_sketches.drift.standing import Standing, patience_for
@@ -108,7 +109,8 @@ class Monitor:
         self.climb = np.clip(self.climb + log_e, 0.0, MOST)
         self.run = np.where(self.climb > self._idle, self.run + 1, 0)
         self.recent.push(sums)
-        self._silence()
+        if self.standing:
+            self._silence()
         alarms = self._clear(log_e, sums)
         self._reopen()
         while (found := self._crossing()) is not None:
@@ -121,7 +123,7 @@ class Monitor:
 
     def evidence(self) -> FloatArray:
         """float64[T]: log of each stream's evidence, held families included as silent; -inf for none."""
-        return np.asarray(np.logaddexp.reduce(self.log_weights + self.log_r, axis=1))
+        return log_sums(self.log_weights + self.log_r)
 
     def _silence(self) -> None:
         held = np.take_along_axis(self.holder, self._families, axis=1) > 0
@@ -134,7 +136,7 @@ class Monitor:
         if not self.log_r.size:
             return None
         scaled = self.log_weights + self.log_r + self._log_share
-        if np.logaddexp.reduce(scaled, axis=None) < self.log_threshold:
+        if log_sum(scaled) < self.log_threshold:
             return None
         t, q = np.unravel_index(int(np.argmax(scaled)), scaled.shape)
         return int(t), int(q)
@@ -228,7 +230,7 @@ class Monitor:
         )
         if self.interpret is not None:
             change = self.interpret(change, order, changed)
-        log_e = float(np.logaddexp.reduce(self.log_weights + self.log_r + self._log_share, axis=None))
+        log_e = log_sum(self.log_weights + self.log_r + self._log_share)
         alarm = self._alarm(change, order, np.maximum(strength, 0.0), log_e=log_e, ago=took - 1)
         number = 1 + max((s.number for s in self.standing), default=0)
         principals = np.array(order[:MAX_PRINCIPALS], dtype=np.int64)
@@ -250,7 +252,7 @@ class Monitor:
         for t in order:
             for family in range(FAMILIES):
                 own = self._families[t] == family
-                if np.logaddexp.reduce((self.log_weights + self.log_r)[t, own], initial=-np.inf) >= HELD:
+                if log_sum((self.log_weights + self.log_r)[t, own]) >= HELD:
                     self.holder[t, family] = number
         self._silence()
         return alarm

@@ -30,10 +30,12 @@ class Recent:
         """Adds one window's float64[streams, fields]."""
         self.blocks.append((1, window.astype(np.float32)))
         size = 1
-        while sum(width == size for width, _ in self.blocks) > PER_LEVEL:
-            at = next(i for i, (width, _) in enumerate(self.blocks) if width == size)
+        widths = [width for width, _ in self.blocks]
+        while widths.count(size) > PER_LEVEL:
+            at = widths.index(size)
             merged = (2 * size, self.blocks[at][1] + self.blocks[at + 1][1])
             self.blocks[at : at + 2] = [merged]
+            widths[at : at + 2] = [2 * size]
             size *= 2
         if self.blocks[0][0] >= 1 << LEVELS:
             del self.blocks[0]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from driftpost_sketches.cells import CELLS
 from driftpost_sketches.drift.alarm import Alarm
+from driftpost_sketches.drift.log_sums import log_sums
 from driftpost_sketches.drift.reference import REPEATS, Reference
 
 FloatArray = npt.NDArray[np.float64]
@@ -72,9 +73,9 @@ class Standing:
         """
         p = self.principals
         logs = log_weights[p]
-        loud = np.logaddexp.reduce(logs + log_e[p], axis=1) >= NOT_QUIET
+        loud = log_sums(logs + log_e[p]) >= NOT_QUIET
         self.again = np.logaddexp(self.again, 0.0) + log_e[p]
-        renewed = np.logaddexp.reduce(logs + self.again, axis=1) >= log_threshold
+        renewed = log_sums(logs + self.again) >= log_threshold
         self.again[renewed] = -np.inf
         self.quiet = np.where(renewed, 0, self.quiet + 1)
         gain = self._for_reference(reference, sums[p])

@@ -9,6 +9,7 @@ eta, 0 at 0 and falls there, so the largest admissible eta is a single root.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,33 @@ def plan_tilts(ordered: bool, scores: FloatArray, shares: FloatArray, tau_chain:
             size = min(step / max(float(tau_chain[k]), 1.0), MOST_GAIN / largest)
             plan += [Tilt(k, sign * size, weight) for sign in (1.0, -1.0)]
     return plan
+
+
+def exponents(
+    plan: Sequence[Tilt], scores: FloatArray, tau_chain: FloatArray, excess: FloatArray
+) -> FloatArray:
+    """Log weights of the tilts on the cells: float64[Q, CELLS].
+
+    A tilt by size * score supposes that rows vary as they do on average. In a stream with volatile spells a
+    loud one would pass for a shift, so there the tilt is divided by cosh(size * score): for symmetric values
+    its mean is 1 whatever their scale, row by row (de la Pena 1999). Scores are symmetric by construction.
+
+    Args:
+        plan: of this stream.
+        scores: float64[K, CELLS].
+        tau_chain: float64[K], correlation times under the chain.
+        excess: float64[K], positive where spells are volatile.
+    """
+    powers = np.array([tilt.size * scores[tilt.score] for tilt in plan]).reshape(len(plan), scores.shape[1])
+    for q, tilt in enumerate(plan):
+        if steadied(tilt, excess):
+            powers[q] -= max(float(tau_chain[tilt.score]), 1.0) * np.log(np.cosh(powers[q]))
+    return powers
+
+
+def steadied(tilt: Tilt, excess: FloatArray) -> bool:
+    """Whether a tilt is one of location that volatile spells must not feed."""
+    return tilt.score == 0 and bool(excess[0] > 0)
 
 
 def admissible(series: FloatArray, size: float, log_rho: float, temper: float, tau: float) -> float:
