@@ -122,7 +122,7 @@ class SiteWatch:
         self._installed_until: int
         self._standing: dict[Key, Alarm]
         self._held_back: dict[Key, Alarm]
-        self._skewed: str
+        self._skewed: tuple[Alarm, ...]
         self._changed = Parts()
         self._stored: set[str] = set()
         self._start()
@@ -184,14 +184,28 @@ class SiteWatch:
         told = self._cleared("a person accepted it as this device's normal")
         if self.detector is not None:
             self.detector = self._detect(self.training)
+        self.forget()
+        return told
+
+    def forget(self) -> None:
+        """Forgets which alarms were told, for nobody remembers them; what was learnt stays.
+
+        What speaks for a change still is told again, or kept back as how the device was installed.
+        """
+        if self.site is not None:
+            self.site_detector = self._detect(self.site)
+            return
+        self._standing.clear()
         self._held_back.clear()
         self._installed_until = self._windows + GRACE
         self._hold_or_go_on()
-        return told
 
     def again(self) -> list[Told]:
         """Forgets what was learnt and begins to learn anew."""
         told = self._cleared("the device learns its normal anew")
+        for alarm in self._skewed:
+            over = dataclasses.replace(alarm, state="cleared", text="the device learns its normal anew")
+            told.append(Told(over, "training"))
         self._changed = Parts(drop=set(self._stored))
         self._stored = set()
         self._start()
@@ -249,7 +263,7 @@ class SiteWatch:
             "mode": self.mode.value,
             "windows": self._windows,
             "installed_until": self._installed_until,
-            "skewed": self._skewed,
+            "skewed": [_plain(alarm) for alarm in self._skewed],
             "standing": [_plain(alarm) for alarm in self._standing.values()],
             "held_back": [_plain(alarm) for alarm in self._held_back.values()],
             "parts": sorted(self._stored | set(self._changed.put)),
@@ -280,7 +294,8 @@ class SiteWatch:
         try:
             plain = json.loads(reader.blob(MAX_BYTES))
             mode, windows = Mode(plain["mode"]), int(plain["windows"])
-            until, skewed = int(plain["installed_until"]), str(plain["skewed"])
+            until = int(plain["installed_until"])
+            skewed = tuple(_alarm(each) for each in plain["skewed"])
             standing = [_alarm(each) for each in plain["standing"]]
             held_back = [_alarm(each) for each in plain["held_back"]]
             stored = {str(name) for name in plain["parts"]}
@@ -317,8 +332,8 @@ class SiteWatch:
         self._accumulator = None if site is None else WindowAccumulator(site.schema)
 
     @property
-    def skew_text(self) -> str:
-        """What was said about the skew, "" where there is none or it is not known yet."""
+    def skewed(self) -> tuple[Alarm, ...]:
+        """What was said about how the device is installed; nothing yet, or nothing to say."""
         return self._skewed
 
     def _start(self) -> None:
@@ -332,7 +347,7 @@ class SiteWatch:
         self._windows = self._installed_until = 0
         self._standing = {}
         self._held_back = {}
-        self._skewed = ""
+        self._skewed = ()
 
     def _sort(self, alarm: Alarm) -> list[Told]:
         """Tells an alarm of the training detector, or keeps it back as how the device was installed."""
@@ -367,7 +382,7 @@ class SiteWatch:
             told.append(Told(_skew_alarm(self.skew), "training"))
         else:
             told += [Told(dataclasses.replace(a, kind="skew"), "training") for a in self._held_back.values()]
-        self._skewed = " ".join(each.alarm.text for each in told if each.alarm.kind == "skew")
+        self._skewed = tuple(each.alarm for each in told if each.alarm.kind == "skew")
         self._held_back.clear()
         self.mode = Mode.WATCHING
         self.site = calibration
