@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 from benchmarks.drift.changes import CHANGES, HORIZON_ROWS, WARM_UP_ROWS
+from benchmarks.drift.screen import stays_silent
 from benchmarks.drift.streams import DAY_ROWS, live, reference
 
 from driftpost_sketches.accumulator import WindowAccumulator
@@ -34,8 +35,12 @@ def calibrate(seed: int, source: str, device: int, purpose: str) -> Calibration:
 
 def detector_for(calibration: Calibration, budget: int) -> DriftDetector:
     """A fresh detector at so many false alarms per 1,000 device-days."""
-    words = f"{budget} per 1,000 device-days"
-    return DriftDetector(calibration, Budget.parse(words).log_threshold(WINDOW_S))
+    return DriftDetector(calibration, log_threshold(budget))
+
+
+def log_threshold(budget: int) -> float:
+    """Log evidence that an alarm takes at so many false alarms per 1,000 device-days."""
+    return Budget.parse(f"{budget} per 1,000 device-days").log_threshold(WINDOW_S)
 
 
 def windows(accumulator: WindowAccumulator, values: FloatArray) -> Iterator[tuple[Window, Transitions]]:
@@ -60,7 +65,9 @@ def false_alarms(seed: int, source: str, device: int, days: int, *budgets: int) 
     values = live(seed, source, device, "null", days * DAY_ROWS)
     raised = dict.fromkeys(budgets, 0)
     for budget in budgets:
-        detector = detector_for(calibration, budget)
+        detector, threshold = detector_for(calibration, budget), log_threshold(budget)
+        if stays_silent(calibration.schema, detector, values, WINDOW_ROWS, threshold):
+            break
         for window, transitions in windows(WindowAccumulator(calibration.schema), values):
             raised[budget] += sum(alarm.state == "raised" for alarm in detector.step(transitions, window))
         if not raised[budget]:

@@ -5,7 +5,11 @@ import pytest
 from benchmarks.drift import product, table
 from benchmarks.drift.changes import CHANGES, WORDS
 from benchmarks.drift.peers import ks_alarms, psi_alarms
+from benchmarks.drift.screen import highest_evidence, stays_silent
 from benchmarks.drift.streams import DAY_ROWS, SOURCES, live
+
+from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.drift.detector import DriftDetector
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -57,3 +61,33 @@ def test_false_alarms_are_counted_at_every_budget():
     raised = product.false_alarms(1, "iidshort", 0, 1, *product.BUDGETS)
     assert list(raised) == [1000, 100, 10]
     assert raised[1000] >= raised[100] >= raised[10]
+
+
+@pytest.mark.parametrize("source", ["iid", "ar9", "garch"])
+def test_the_screen_sees_the_evidence_that_the_device_gathers(source):
+    calibration = product.calibrate(1, source, 0, "null")
+    values = live(1, source, 0, "null", 12_345)
+    # A threshold that is never reached, so that both go on to the end.
+    detector = DriftDetector(calibration, 60.0)
+    seen = highest_evidence(calibration.schema, detector, values, product.WINDOW_ROWS)
+    most = -np.inf
+    for window, transitions in product.windows(WindowAccumulator(calibration.schema), values):
+        assert detector.step(transitions, window) == []
+        streams = detector.evidence().astype(float)
+        most = max(most, float(np.logaddexp.reduce(streams)) - math.log(len(streams)))
+    assert seen == pytest.approx(most, abs=1e-3)
+    assert stays_silent(calibration.schema, DriftDetector(calibration, 60.0), values, 20, seen + 0.02)
+    assert not stays_silent(calibration.schema, DriftDetector(calibration, 60.0), values, 20, seen + 0.005)
+
+
+@pytest.mark.parametrize("source", ["ar5", "iidshort"])
+def test_the_screen_silences_no_device_that_would_have_alarmed(source):
+    budget = 100_000
+    calibration = product.calibrate(2, source, 0, "null")
+    values = live(2, source, 0, "null", DAY_ROWS)
+    detector = product.detector_for(calibration, budget)
+    raised = 0
+    for window, transitions in product.windows(WindowAccumulator(calibration.schema), values):
+        raised += sum(alarm.state == "raised" for alarm in detector.step(transitions, window))
+    assert raised
+    assert product.false_alarms(2, source, 0, 1, budget) == {budget: raised}

@@ -76,10 +76,28 @@ class DriftDetector:
         if not window.rows:
             return []
         moves = transitions.moves.reshape(len(self._tables), 1, CELLS * CELLS)
-        log_e = np.matmul(moves.astype(np.float32), self._tables)[:, 0].astype(np.float64)
-        repeats = transitions.repeats[:, None]
-        log_e += repeats * self._repeat[0] + (transitions.steps[:, None] - repeats) * self._repeat[1]
+        log_e = self.weigh(moves, transitions.repeats[:, None], transitions.steps[:, None])[:, 0]
         return self._monitor.step(log_e, self._monitor.reference.sums(window, transitions))
+
+    def weigh(
+        self, moves: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """Log evidence of every bet in each of some windows: float64[T, windows, N].
+
+        Args:
+            moves: int64[T, windows, CELLS * CELLS], transition counts.
+            repeats: int64[T, windows], exact repeats.
+            steps: int64[T, windows], moves counted.
+        """
+        log_e = np.matmul(moves.astype(np.float32), self._tables).astype(np.float64)
+        same = repeats[:, :, None]
+        log_e += same * self._repeat[0][:, None] + (steps[:, :, None] - same) * self._repeat[1][:, None]
+        return log_e
+
+    @property
+    def log_weights(self) -> npt.NDArray[np.float64]:
+        """float64[T, N]: log weight of each bet in the sum that is held against the threshold."""
+        return self._monitor.log_weights + self._monitor.log_share
 
     def name_changes(self, interpret: Interpret) -> None:
         """Let `interpret` rename a change by what all streams show since its onset."""

@@ -13,6 +13,7 @@ another change and raises another alarm: a false alarm that stands must not hide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -62,6 +63,7 @@ class Monitor:
 
     Attributes:
         windows: windows read so far.
+        log_share: log of the weight of a stream among all.
         log_r: float64[T, N], logs of the Shiryaev-Roberts statistics.
         climb: float64[T, N], CUSUM of the log evidence.
         run: int64[T, N], windows since each CUSUM last idled.
@@ -83,8 +85,8 @@ class Monitor:
             self._families[t, : len(b.weights)] = b.families
         with np.errstate(divide="ignore"):
             self.log_weights = np.log(weights)
-        self._log_share = -np.log(max(streams, 1))
-        self._idle = WANDER * (log_threshold - self._log_share)
+        self.log_share = -math.log(max(streams, 1))
+        self._idle = WANDER * (log_threshold - self.log_share)
         self.windows = 0
         self.log_r = np.full((streams, width), -np.inf)
         self.climb = np.zeros((streams, width))
@@ -135,7 +137,7 @@ class Monitor:
         """The strongest (stream, bet) if all evidence together reaches the threshold."""
         if not self.log_r.size:
             return None
-        scaled = self.log_weights + self.log_r + self._log_share
+        scaled = self.log_weights + self.log_r + self.log_share
         if log_sum(scaled) < self.log_threshold:
             return None
         t, q = np.unravel_index(int(np.argmax(scaled)), scaled.shape)
@@ -218,7 +220,7 @@ class Monitor:
         lead, bet = found
         took = self._took(found)
         strength = self.evidence()
-        named = strength >= max(MEMBER * (self.log_threshold - self._log_share), MEMBER_LEAST)
+        named = strength >= max(MEMBER * (self.log_threshold - self.log_share), MEMBER_LEAST)
         named[lead] = True
         order = [lead, *(int(t) for t in np.argsort(-strength, kind="stable") if named[t] and t != lead)]
         changed = self.recent.since(took)
@@ -230,7 +232,7 @@ class Monitor:
         )
         if self.interpret is not None:
             change = self.interpret(change, order, changed)
-        log_e = log_sum(self.log_weights + self.log_r + self._log_share)
+        log_e = log_sum(self.log_weights + self.log_r + self.log_share)
         alarm = self._alarm(change, order, np.maximum(strength, 0.0), log_e=log_e, ago=took - 1)
         number = 1 + max((s.number for s in self.standing), default=0)
         principals = np.array(order[:MAX_PRINCIPALS], dtype=np.int64)
