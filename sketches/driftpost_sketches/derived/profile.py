@@ -18,6 +18,7 @@ OUTLIER = 4.0  # robust spreads beyond which a value counts as if it were there
 UNEVEN = 1.25  # spread of the widest phase over the narrowest from which differences are divided by it
 LEAST_EXPLAINED = 0.005  # share of the variance; a course below it moves the mean by a tenth of a deviation
 LEAST_SPREAD = 0.1  # of the whole; a phase that never moves must not make a trifle infinite
+RIDGE = 1e-9  # of all rows
 _HARMONICS = (1, 2, 3, 4, 6, 7, 8, 10, 12, 14, 16, 21, 24, 28, 42, 56, 84)
 
 
@@ -89,13 +90,14 @@ def fit_profile(values: FloatArray, rows: Rows) -> Profile | None:
     x, p, g = values[known], phase[known], rows.segment[known]
     if not len(x) or x.min() == x.max():
         return None
-    table = _Table.of(_tamed(x, p, rows.count), p, g, rows.count)
+    tamed = _tamed(x, p, rows.count)
+    table = _Table.of(tamed, p, g, rows.count)
     if table.parts < 2 or table.covered.sum() < 2:
         return None
     harmonics, explained = table.choose(rows.circular)
     if harmonics is None:
         return None
-    share = explained * table.between() / float(x.var())
+    share = explained * table.between() / float(tamed.var())
     if share < LEAST_EXPLAINED:
         return None
     basis = _basis(rows.count, harmonics) if rows.circular else np.eye(rows.count)
@@ -179,14 +181,19 @@ class _Table:
         return np.asarray((self.weight > 0).any(axis=0))
 
     def fit(self, basis: FloatArray, without: int | None = None) -> FloatArray:
-        """The course by weighted least squares, NaN at phases that the parts used do not know."""
+        """The course by weighted least squares, NaN at phases that the parts used do not know.
+
+        Normal equations with a hair of a ridge: phases that nothing is known of leave series without a
+        unique solution, and any will do there.
+        """
         weight = self.weight if without is None else np.delete(self.weight, without, axis=0)
         mean = self.mean if without is None else np.delete(self.mean, without, axis=0)
         total = weight.sum(axis=0)
         seen = total > 0
-        middle = (weight * mean).sum(axis=0)[seen] / total[seen]
-        root = np.sqrt(total[seen])
-        solved = np.linalg.lstsq(root[:, None] * basis[seen], root * middle, rcond=1e-9)[0]
+        weighted = basis * total[:, None]
+        gram = weighted.T @ basis
+        gram[np.diag_indices_from(gram)] += RIDGE * max(float(total.sum()), 1.0)
+        solved = np.linalg.solve(gram, basis.T @ (weight * mean).sum(axis=0))
         return np.where(seen, basis @ solved, np.nan)
 
     def choose(self, circular: bool) -> tuple[int | None, float]:
