@@ -2,8 +2,8 @@
 
 Counting false alarms is waiting for what hardly ever happens. While no alarm was raised, a detector's state
 is its evidence alone, and that can be computed for a day of windows at once. Where it stays below the
-threshold, the device would have been silent; where it does not, the device's own path has to say what it would
-have done. A test holds the two against each other.
+threshold, the device would have been silent; where it does not, the device's own path has to say what it
+would have done. A test holds the two against each other.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import build_bets
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.monitor import Interpret, Monitor
+from driftpost_sketches.drift.order import unlike_the_reference
 from driftpost_sketches.drift.reference import Reference, unseen_cell
 from driftpost_sketches.errors import IncompatibleSketch
 from driftpost_sketches.transitions import Transitions
@@ -31,6 +32,7 @@ class DriftDetector:
 
     def __init__(self, calibration: Calibration, log_threshold: float) -> None:
         self._schema_id = calibration.schema.id
+        self._names, self._chains = calibration.tracked_names, calibration.chains
         bets = []
         for t, chain in enumerate(calibration.chains):
             margins = calibration.margins(t).toward(log_threshold, len(calibration.chains))
@@ -91,8 +93,8 @@ class DriftDetector:
         """
         log_e = np.matmul(moves.astype(np.float32), self._tables).astype(np.float64)
         same = repeats[:, :, None]
-        log_e += same * self._repeat[0][:, None] + (steps[:, :, None] - same) * self._repeat[1][:, None]
-        return log_e
+        others = steps[:, :, None] - same
+        return np.asarray(log_e + same * self._repeat[0][:, None] + others * self._repeat[1][:, None])
 
     @property
     def log_weights(self) -> npt.NDArray[np.float64]:
@@ -106,6 +108,13 @@ class DriftDetector:
     def evidence(self) -> npt.NDArray[np.float32]:
         """float32[T]: log evidence of each tracked stream; -inf before the first window."""
         return self._monitor.evidence().astype(np.float32)
+
+    def doubts(self) -> tuple[str, ...]:
+        """What live rows say against the reference itself, in sentences: that it was not in time order.
+
+        Not an alarm: nothing need have changed. It is read from the latest windows (at least 900 rows).
+        """
+        return unlike_the_reference(self._names, self._chains, self._monitor.recent)
 
     def state_to_bytes(self) -> bytes:
         """The whole state; a few kB a stream at most."""
