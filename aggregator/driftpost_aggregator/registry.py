@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgpack
+import numpy as np
 from sqlalchemy import Connection, RowMapping, select
 
 from driftpost_aggregator import audit
@@ -20,6 +21,8 @@ from driftpost_aggregator.store.database import upsert
 from driftpost_aggregator.store.tables import bundles
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.errors import SketchError
+from driftpost_sketches.labels.class_mix import ClassMix
+from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import Role, Schema
 from driftpost_sketches.window import Window
 from driftpost_sync.errors import MalformedMessage
@@ -45,6 +48,8 @@ class KnownBundle:
         n_ref: effective reference size per tracked stream, rows.
         smallest_effect: smallest change worth knowing per stream, reference sd.
         window_s: length of a device's window, seconds.
+        classes: display names of the model's classes, empty where unknown.
+        performance: what its labelled reference tells; None without labels.
     """
 
     bundle: str
@@ -57,6 +62,16 @@ class KnownBundle:
     n_ref: Mapping[str, float]
     smallest_effect: Mapping[str, float]
     window_s: float
+    classes: tuple[str, ...] = ()
+    performance: PerformanceRecord | None = None
+
+    @cached_property
+    def class_mix(self) -> ClassMix | None:
+        """Tells label shift from covariate shift; None without a labelled reference."""
+        if self.performance is None or not self.performance.complete:
+            return None
+        names = [self.schema.streams[i].name for i in self.schema.tracked_streams]
+        return self.performance.class_mix(self.schema, np.array([self.tau[name] for name in names]))
 
     @cached_property
     def inputs(self) -> frozenset[str]:
@@ -98,6 +113,8 @@ def _from_row(row: RowMapping) -> KnownBundle:
         n_ref=row["n_ref"],
         smallest_effect=row["smallest_effect"],
         window_s=row["window_s"],
+        classes=tuple(row["classes"]),
+        performance=PerformanceRecord.from_bytes(row["performance"]) if row["performance"] else None,
     )
 
 
@@ -115,6 +132,9 @@ def check(body: DescribeBody) -> KnownBundle:
         schema = Schema.from_dict(body.schema)
         baseline = Window.from_bytes(body.baseline)
         baseline.check(schema)
+        performance = PerformanceRecord.from_bytes(body.performance) if body.performance else None
+        if performance is not None:
+            performance.check(schema)
         Budget.parse(body.budget)
     except SketchError as error:
         raise rejected(str(error)) from error
@@ -147,6 +167,8 @@ def check(body: DescribeBody) -> KnownBundle:
         dict(body.n_ref),
         dict(body.smallest_effect),
         body.window_s,
+        body.classes,
+        performance,
     )
 
 
@@ -194,6 +216,7 @@ def register(connection: Connection, body: DescribeBody, *, source: str, now_ms:
                 "window_s": body.window_s,
                 "budget": body.budget,
                 "classes": list(body.classes),
+                "performance": body.performance,
                 "provenance": _plain(body.provenance),
                 "source": source,
                 "added_ms": now_ms,

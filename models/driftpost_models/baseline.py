@@ -27,6 +27,8 @@ from driftpost_sketches.derived.plan import DerivedPlan
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.errors import CalibrationError
 from driftpost_sketches.fitting import fit_categorical, fit_numeric
+from driftpost_sketches.labels.concept import STREAM as ERROR_RATE
+from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import CODE_BINS, Schema, Stream, StreamKind
 from driftpost_sketches.window import Window
 
@@ -53,7 +55,7 @@ class Baseline:
         calibration: what calibrates the detectors.
         limits: what the reference showed of each input, by name.
         classes: class names, empty where unknown.
-        confusion: `int64[classes, classes]`, rows are true classes, columns answers; None without labels.
+        performance: what labels tell of the model; None without labels, or where it is no classifier.
         states: inputs that are fed back, with the output that feeds them.
         notes: what the owner should know.
     """
@@ -64,16 +66,14 @@ class Baseline:
     calibration: Calibration
     limits: Mapping[str, InputLimits]
     classes: tuple[str, ...]
-    confusion: npt.NDArray[np.int64] | None
+    performance: PerformanceRecord | None
     states: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
     def accuracy(self) -> float | None:
         """Share of labelled rows that were answered rightly."""
-        if self.confusion is None or not self.confusion.sum():
-            return None
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        return None if self.performance is None else self.performance.accuracy
 
 
 def build_baseline(
@@ -130,7 +130,7 @@ def build_baseline(
         calibration,
         baseline=calibration.baseline.merge(_code_window(schema, codes)) if codes else calibration.baseline,
     )
-    names, confusion = _confusion(reference, probes, values, names)
+    names, performance = _performance(reference, probes, derived, names)
     return Baseline(
         probes=probes,
         schema=schema,
@@ -138,10 +138,14 @@ def build_baseline(
         calibration=calibration,
         limits={name: observer.limits() for name, observer in observers.items()},
         classes=names,
-        confusion=confusion,
+        performance=performance,
         states=dict(feeder.states),
-        notes=(*reference.notes, *choice.notes, *derived.notes, *calibration.notes),
+        notes=(*reference.notes, *choice.notes, *derived.notes, *calibration.notes, *_said(performance)),
     )
+
+
+def _said(performance: PerformanceRecord | None) -> tuple[str, ...]:
+    return () if performance is None else performance.notes
 
 
 def _take(reference: Reference, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.generic]]:
@@ -240,7 +244,7 @@ def _calibrate(derived: Derived, policy: Policy, tell: Progress) -> Calibration:
     schema, origins = derived.schema, derived.plan.origins
     tracked = {schema.streams[i].name for i in schema.tracked_streams}
     # What is asked for a stream holds for all that are made of it.
-    known = tracked | {origins[name] for name in tracked if name in origins}
+    known = tracked | {origins[name] for name in tracked if name in origins} | {ERROR_RATE}
     for name in policy.smallest_effects:
         if name not in known:
             raise ConfigError(
@@ -276,10 +280,13 @@ def _code_window(schema: Schema, codes: Mapping[str, npt.NDArray[np.int64]]) -> 
     return window
 
 
-def _confusion(
-    reference: Reference, probes: ProbeSet, values: npt.NDArray[np.float64], classes: tuple[str, ...]
-) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None]:
-    """Class names and the confusion matrix, where labels allow one."""
+def _performance(
+    reference: Reference,
+    probes: ProbeSet,
+    derived: Derived,
+    classes: tuple[str, ...],
+) -> tuple[tuple[str, ...], PerformanceRecord | None]:
+    """Class names, and what labels tell of the model where there are some."""
     found = next((probe for probe in probes.probes if isinstance(probe, Classification)), None)
     if found is None:
         return classes, None
@@ -290,8 +297,12 @@ def _confusion(
         raise ReferenceRefused(
             f"a label is {reference.labels.max()}, but the model has {found.count} classes, counted from 0"
         )
-    answers = values[:, _scalar_names(probes).index(f"{found.prefix}class")]
-    known = np.isfinite(answers) & (reference.labels >= 0)
-    pairs = reference.labels[known] * found.count + answers[known].astype(np.int64)
-    counts = np.bincount(pairs, minlength=found.count**2)
-    return names, counts.reshape(found.count, found.count).astype(np.int64)
+    return names, PerformanceRecord.fit(
+        derived.schema,
+        derived.values,
+        reference.labels,
+        answers=found.answers,
+        confidence=f"{found.prefix}confidence",
+        classes=found.count,
+        names=names,
+    )

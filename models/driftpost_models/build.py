@@ -157,7 +157,7 @@ def build_bundle(
         limits=baseline.limits,
         golden=golden,
         classes=baseline.classes,
-        confusion=baseline.confusion,
+        performance=baseline.performance,
         provenance={
             "model": {"file": model.name, "sha256": digest, "bytes": len(content), "kind": kind},
             "reference": {

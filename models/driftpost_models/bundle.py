@@ -22,11 +22,15 @@ from driftpost_models.signing import PrivateKey, PublicKey
 from driftpost_sketches.derived.plan import DerivedPlan
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.errors import SketchError
+from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import Schema, StreamKind
 
 __all__ = ["Bundle", "Golden", "InputLimits", "SelfTest", "Signature", "describe"]
 
 _KINDS = ("onnx", "tflite")
+
+MAX_DESCRIBED = 16 << 10
+"""Bytes of the performance record in a description, which must fit a message with schema and baseline."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Bundle:
         limits: what the reference showed of each input.
         golden: calls and answers for the self-test.
         classes: class names, empty where unknown.
-        confusion: `int64[classes, classes]` on the reference, rows are true classes; None without labels.
+        performance: what labelled reference rows tell of the model; None without labels.
         provenance: hashes, versions, who and when, in plain types.
         signature: who vouches for it; None for an unsigned bundle.
     """
@@ -69,7 +73,7 @@ class Bundle:
     limits: Mapping[str, InputLimits]
     golden: Golden
     classes: tuple[str, ...]
-    confusion: npt.NDArray[np.int64] | None
+    performance: PerformanceRecord | None
     provenance: Mapping[str, object]
     signature: Signature | None = None
 
@@ -77,6 +81,20 @@ class Bundle:
     def schema(self) -> Schema:
         """The streams."""
         return self.calibration.schema
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64] | None:
+        """`int64[classes, classes]` on the reference, rows are true classes; None without labels, or of more
+        classes than are told apart."""
+        if self.performance is None or not self.performance.labels.classes:
+            return None
+        return self.performance.labels.confusion
+
+    @property
+    def unknown_streams(self) -> tuple[str, ...]:
+        """Names of streams that a device has to learn, because the bundle was built without a reference."""
+        wanted = {draft.name for draft in self.probes.drafts if draft.tracked}
+        return tuple(s.name for s in self.schema.streams if s.name in wanted and not s.tracked)
 
     @property
     def model_sha256(self) -> str:
@@ -141,8 +159,18 @@ def describe(bundle: Bundle) -> dict[str, object]:
         "window_s": float(bundle.policy.window_seconds),
         "budget": bundle.policy.budget,
         "classes": list(bundle.classes),
+        "performance": _described(bundle),
         "provenance": dict(bundle.provenance),
     }
+
+
+def _described(bundle: Bundle) -> bytes:
+    """The performance record within what a description has room for; nothing without one."""
+    record = bundle.performance
+    if record is None:
+        return b""
+    whole = record.to_bytes()
+    return whole if len(whole) <= MAX_DESCRIBED else record.short(bundle.schema).to_bytes()
 
 
 def _dump(plain: object) -> bytes:
@@ -164,14 +192,11 @@ def _members(bundle: Bundle) -> dict[str, bytes]:
         "schema.json": _dump(bundle.schema.to_dict()),
         "calibration.bin": bundle.calibration.to_bytes(),
         "policy.toml": bundle.policy.to_toml().encode(),
-        "classes.json": _dump(
-            {
-                "classes": list(bundle.classes),
-                "confusion": None if bundle.confusion is None else bundle.confusion.tolist(),
-            }
-        ),
+        "classes.json": _dump({"classes": list(bundle.classes)}),
         "provenance.json": _dump(dict(bundle.provenance)),
     }
+    if bundle.performance is not None:
+        members["performance.bin"] = bundle.performance.to_bytes()
     members.update(_golden_members(bundle.golden))
     return members
 
@@ -233,10 +258,18 @@ def _from_archive(archive: Archive) -> Bundle:
         limits={name: InputLimits.from_dict(plain) for name, plain in limits.items()},
         golden=_golden(members),
         classes=tuple(str(name) for name in _list(classes, "classes")),
-        confusion=None if classes["confusion"] is None else np.array(_list(classes, "confusion"), np.int64),
+        performance=_performance(members, schema),
         provenance=_object(members, "provenance.json"),
         signature=archive.signature,
     )
+
+
+def _performance(members: Mapping[str, bytes], schema: Schema) -> PerformanceRecord | None:
+    if "performance.bin" not in members:
+        return None
+    record = PerformanceRecord.from_bytes(members["performance.bin"])
+    record.check(schema)
+    return record
 
 
 def _member(members: Mapping[str, bytes], name: str) -> bytes:

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from driftpost_models.build import Built
 from driftpost_models.bundle import Bundle
 from driftpost_models.runtime import TensorSpec
+from driftpost_sketches.labels.betting import confidence_sequence
+from driftpost_sketches.labels.record import PerformanceRecord
+from driftpost_sketches.labels.reliability import STEPS
 from driftpost_sketches.schema import StreamKind
 
 _MAX_STREAM_LINES = 80
@@ -85,10 +88,8 @@ def inspect_text(bundle: Bundle) -> str:
     ]
     if isinstance(tools, Mapping):
         lines.append("  tools      " + ", ".join(f"{name} {version}" for name, version in tools.items()))
-    if bundle.confusion is not None and bundle.confusion.sum():
-        lines.append(
-            f"  accuracy   {np.trace(bundle.confusion) / bundle.confusion.sum():.1%} on the reference"
-        )
+    if bundle.performance is not None:
+        lines += _performance_lines(bundle.performance)
     lines += _policy_lines(bundle)
     lines += _stream_lines(bundle)
     lines += _golden_lines(bundle)
@@ -130,6 +131,7 @@ def inspect_json(bundle: Bundle) -> str:
             },
             "classes": list(bundle.classes),
             "confusion": None if bundle.confusion is None else bundle.confusion.tolist(),
+            "performance": None if bundle.performance is None else _performance_plain(bundle.performance),
             "policy": bundle.policy.to_dict(),
             "golden": {"calls": bundle.golden.calls, "tolerance": dict(bundle.golden.tolerance)},
             "provenance": dict(bundle.provenance),
@@ -218,6 +220,34 @@ def _stream_lines(bundle: Bundle) -> list[str]:
 def _golden_lines(bundle: Bundle) -> list[str]:
     allowed = ", ".join(f"{name} +-{value:.3g}" for name, value in bundle.golden.tolerance.items())
     return [f"  golden     {bundle.golden.calls} calls, tolerance {allowed}"]
+
+
+def _performance_lines(record: PerformanceRecord) -> list[str]:
+    low, high = confidence_sequence(record.labels.rows, record.labels.loss / STEPS, record.independent)
+    lines = [
+        f"  accuracy   {record.accuracy:.1%} of {record.labels.rows} labelled reference rows "
+        f"({1 - high:.1%} to {1 - low:.1%})"
+    ]
+    ece, brier = record.labels.reliability.ece(record.independent), record.labels.reliability.brier()
+    if ece is not None and brier is not None:
+        lines.append(
+            f"    calibration error {ece.value:.1%} ({ece.low:.1%} to {ece.high:.1%}), "
+            f"Brier score {brier.score:.3f}"
+        )
+    return lines
+
+
+def _performance_plain(record: PerformanceRecord) -> dict[str, object]:
+    ece, brier = record.labels.reliability.ece(record.independent), record.labels.reliability.brier()
+    return {
+        "rows": record.labels.rows,
+        "accuracy": record.accuracy,
+        "independent_rows": record.labels.rows / record.independent,
+        "calibration_error": None if ece is None else [ece.value, ece.low, ece.high],
+        "brier": None if brier is None else brier.score,
+        "reliability": record.labels.reliability.table(),
+        "threshold": _number(record.threshold),
+    }
 
 
 def _confusion_lines(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> list[str]:

@@ -254,6 +254,7 @@ class DescribeBody:
         window_s: length of a window, seconds.
         budget: false-alarm budget in words.
         classes: names of the model's classes, if it has any.
+        performance: `PerformanceRecord.to_bytes()` of the labelled reference, b"" without one.
         provenance: hashes, tool versions, who and when; plain types.
     """
 
@@ -269,6 +270,7 @@ class DescribeBody:
     window_s: float
     budget: str
     classes: tuple[str, ...] = ()
+    performance: bytes = b""
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -327,6 +329,7 @@ class DescribeBody:
             classes=Fields({"classes": list(classes)}, "describe").texts("classes", MAX_STREAMS, 200)
             if isinstance(classes, list | tuple)
             else fields.texts("classes", 0, 0),
+            performance=fields.binary("performance", MAX_READ_BYTES),
             provenance=fields.map("provenance", MAX_STREAMS),
         )
 

@@ -97,6 +97,7 @@ bundles = Table(
     Column("window_s", Float, nullable=False),
     Column("budget", Text, nullable=False),  # as the owner wrote it, e.g. "1 per device-year"
     Column("classes", JSON, nullable=False),
+    Column("performance", LargeBinary, nullable=False),  # PerformanceRecord.to_bytes(), empty without labels
     Column("provenance", JSON, nullable=False),
     Column("source", Text, nullable=False),  # "file", or the device that described it
     Column("added_ms", BigInteger, nullable=False),

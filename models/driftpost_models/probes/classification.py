@@ -52,6 +52,11 @@ class Classification(Probe):
             size *= d or 1
         return max(size, len(self.classes))
 
+    @property
+    def answers(self) -> str:
+        """Name of the stream of answers."""
+        return f"{self.prefix}class"
+
     def streams(self) -> tuple[StreamDraft, ...]:
         """Four streams."""
         fixed = self.count <= MAX_FIXED_CLASSES
@@ -100,20 +105,22 @@ class Classification(Probe):
     def measure(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Class, confidence, margin and entropy, `float64[rows, 4]`; NaN where a score is not finite."""
         with np.errstate(all="ignore"):
-            best = probabilities.argmax(axis=1)
-            if probabilities.shape[1] > 1:
-                top = np.partition(probabilities, -2, axis=1)[:, -2:]
-                confidence, margin = top[:, 1], top[:, 1] - top[:, 0]
-            else:
-                confidence = margin = probabilities[:, 0]
-            positive = np.maximum(probabilities, 0.0)
-            # Normalised only here: a quantized softmax sums to 1 within its grid.
-            shares = positive / positive.sum(axis=1, keepdims=True)
-            entropy = -np.sum(
-                np.where(shares > 0, shares * np.log2(np.where(shares > 0, shares, 1.0)), 0.0), axis=1
-            )
+            # Classes first: numpy then goes through all rows at once.
+            scores = np.ascontiguousarray(probabilities.T)
+            best = scores.argmax(axis=0)
+            confidence = margin = scores.max(axis=0)
+            if len(scores) > 1:
+                rest = scores.copy()
+                rest[best, np.arange(len(best))] = -np.inf
+                margin = confidence - rest.max(axis=0)
+            positive = np.maximum(scores, 0.0)
+            # Normalised only here: a quantized softmax sums to 1 within its grid. Single precision tells bits to
+            # seven digits, at a tenth of the cost.
+            shares = (positive / positive.sum(axis=0)).astype(np.float32)
+            logarithms = np.log2(np.maximum(shares, np.finfo(np.float32).tiny))
+            entropy = -np.einsum("cr,cr->r", shares, logarithms).astype(np.float64)
         # Rounding may leave a hair below zero.
-        entropy = np.where(positive.any(axis=1), np.maximum(entropy, 0.0) + 0.0, np.nan)
+        entropy = np.where(positive.any(axis=0), np.maximum(entropy, 0.0) + 0.0, np.nan)
         measured = np.stack([best.astype(np.float64), confidence, margin, entropy], axis=1)
         measured[~np.isfinite(probabilities).all(axis=1)] = np.nan
         return measured

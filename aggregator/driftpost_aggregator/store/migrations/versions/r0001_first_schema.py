@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("window_s", sa.Float(), nullable=False),
         sa.Column("budget", sa.Text(), nullable=False),
         sa.Column("classes", sa.JSON(), nullable=False),
+        sa.Column("performance", sa.LargeBinary(), nullable=False),
         sa.Column("provenance", sa.JSON(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("added_ms", sa.BigInteger(), nullable=False),
