@@ -353,7 +353,7 @@ class Guard:
                 raw = kept.tobytes()
                 raws.append(raw)
                 prints.append(raw)
-                if not check.decimated_passes(tensor, kept):
+                if not check.decimated_passes(tensor, kept, raw):
                     reasons |= check.examine(flat, kept[np.newaxis])[0]
                 continue
             if not check.passes(flat):

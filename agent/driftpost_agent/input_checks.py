@@ -25,6 +25,13 @@ CONSTANT_WIDTH = 1e-6
 SATURATION_ELEMENTS = 64
 # Elements of a row that are looked at for saturation, at most; the rest of a large frame tells the same.
 SAMPLED_ELEMENTS = 4096
+# Of an 8-bit image every so many bytes are screened first; prime, so as to fall into no step with its rows.
+SCREEN_STRIDE = 37
+# Fewest bytes that a screening may judge by.
+SCREEN_LEAST = 100
+# Share of the allowed clipped elements below which a screening is sure: with half of all clipped, the chance
+# to see a quarter in a hundred is one in ten million.
+SCREENED = 0.5
 # How far from the reference's largest share of clipped elements towards "all of them" is saturated.
 SATURATION_STEP = 0.5
 
@@ -51,6 +58,12 @@ class TensorCheck:
         self._bounded = info is None or self._lowest > info.min or self._highest < info.max
         self._floor, self._ceiling = _ends(dtype, limits)
         self._most_shares = _most_shares(limits)
+        self._ends_of_codes: bytes | None = None
+        if self._saturable and dtype.itemsize == 1:
+            codes = np.arange(256).astype(np.uint8).view(dtype)
+            self._ends_of_codes = (
+                ((codes <= self._floor) + 2 * (codes >= self._ceiling)).astype(np.uint8).tobytes()
+            )
 
     def passes(self, rows: NDArray[Any]) -> bool:
         """Whether every row is fine.
@@ -76,16 +89,31 @@ class TensorCheck:
         low, high = (self._low, self._high) if self._low.size == size else (self._lowest, self._highest)
         return np.full(size, low, np.float32), np.full(size, high, np.float32)
 
-    def decimated_passes(self, whole: NDArray[Any], kept: NDArray[Any]) -> bool:
+    def decimated_passes(self, whole: NDArray[Any], kept: NDArray[Any], raw: bytes) -> bool:
         """Whether one image is fine.
 
         Args:
             whole: the image; only looked at where some value of its type would be out of range.
-            kept: what `Decimation.take` keeps of it.
+            kept: what `Decimation.take` keeps of it, and `raw`: the bytes of that.
         """
         if self._bounded and not self._inside(whole.reshape(1, -1)):
             return False
-        return not self._saturable or not bool(self._saturated(_some(kept)).any())
+        return not self._saturable or not self._clipped_image(kept, raw[::SCREEN_STRIDE])
+
+    def _clipped_image(self, kept: NDArray[Any], screen: bytes) -> bool:
+        if self._ends_of_codes is not None:
+            ends = screen.translate(self._ends_of_codes)
+            # Far fewer than allowed among a hundred or more: the whole can not hold more than allowed.
+            most = len(screen) * SCREENED
+            low, high = self._most_shares
+            if len(screen) >= SCREEN_LEAST and ends.count(1) < low * most and ends.count(2) < high * most:
+                return False
+        return self._saturated_row(kept)
+
+    def _saturated_row(self, row: NDArray[Any]) -> bool:
+        low, high = self._most_shares
+        at_low, at_high = np.count_nonzero(row <= self._floor), np.count_nonzero(row >= self._ceiling)
+        return bool(at_low > low * row.size or at_high > high * row.size)
 
     def examine(self, rows: NDArray[Any], kept: NDArray[Any] | None = None) -> list[set[Reason]]:
         """What is wrong with each row.
@@ -107,7 +135,7 @@ class TensorCheck:
             if kept is None:
                 saturated = self._saturated(sampled(rows))
             else:
-                saturated = np.array([bool(self._saturated(_some(one)).any()) for one in kept])
+                saturated = np.array([self._saturated_row(one) for one in kept])
             for row in np.flatnonzero(saturated):
                 reasons[row].add(Reason.SATURATED)
         return reasons
@@ -139,15 +167,10 @@ class TensorCheck:
         most_low, most_high = (share * sample.shape[1] for share in self._most_shares)
         if len(sample) == 1:
             # Counting along an axis goes through Python and costs twenty times what counting all does.
-            return np.array([np.count_nonzero(at_low) > most_low or np.count_nonzero(at_high) > most_high])
+            return np.array([self._saturated_row(sample)])
         low_counts, high_counts = np.count_nonzero(at_low, axis=1), np.count_nonzero(at_high, axis=1)
         saturated: NDArray[np.bool_] = (low_counts > most_low) | (high_counts > most_high)
         return saturated
-
-
-def _some(kept: NDArray[Any]) -> NDArray[Any]:
-    """A quarter of a decimated image's pairs, array[1, elements]: plenty to tell a share by."""
-    return kept[:, :: 4 if kept.shape[1] >= 16 else 1].reshape(1, -1)
 
 
 def _extremes(rows: NDArray[Any]) -> tuple[Any, Any]:

@@ -113,12 +113,12 @@ class QuickPath:
         ended = False
         try:
             if self._how is None:
-                kept = tensor
+                raw = tensor.tobytes()
                 good = not self._separate or self._input_check.passes(tensor.reshape(1, -1))
             else:
                 kept = self._how.take(tensor)
-                good = self._input_check.decimated_passes(tensor, kept)
-            raw = kept.tobytes()
+                raw = kept.tobytes()
+                good = self._input_check.decimated_passes(tensor, kept, raw)
             before = perf_counter_ns()
             try:
                 answer = self._ask(tensor)

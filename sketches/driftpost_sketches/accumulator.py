@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_sketches.binning import Binner, Indices
+from driftpost_sketches.binning import Binner, Indices, Narrow
 from driftpost_sketches.cells import CELLS
 from driftpost_sketches.errors import MalformedSketch
 from driftpost_sketches.schema import CODE_BINS, Schema, StreamKind
@@ -35,7 +35,14 @@ class WindowAccumulator:
         self._binner = Binner(schema)
         self._scalar = schema.scalar_streams
         self._tracked = np.flatnonzero(np.isin(schema.scalar_streams, schema.tracked_streams))
-        self._starts = schema.offsets[:-1][self._scalar][:, None]
+        # Counts and sums stand in the order of the value matrix until the window closes.
+        bins = np.array([schema.streams[i].n_bins for i in self._scalar], dtype=np.int64)
+        self._bins = int(bins.sum())
+        self._starts = (np.cumsum(bins) - bins)[:, None].astype(np.int32)
+        self._bin_places = np.concatenate(
+            [np.arange(schema.offsets[i], schema.offsets[i + 1]) for i in self._scalar]
+            or [np.empty(0, np.int64)]
+        )
         streams = [schema.streams[i] for i in self._scalar]
         self._numeric = self._binner.numeric
         self._center = np.array([streams[i].center for i in self._numeric])[:, None]
@@ -44,12 +51,14 @@ class WindowAccumulator:
             s.name: (i, s.lowest_code) for i, s in enumerate(schema.streams) if s.kind is StreamKind.CODES
         }
         tracked = len(self._tracked)
+        self._all_tracked = tracked == len(self._scalar)
         partial = np.array([s.partial for s in streams], dtype=bool)
         # A NaN in a partial stream is no missing value.
         self._counted = None if not partial.any() else (~partial).astype(np.int64)
         self._partial = np.flatnonzero(partial[self._tracked])
         self._places = np.arange(tracked)
         self._pair_base = (np.arange(tracked, dtype=np.int64) * CELLS**2)[:, None]
+        self._narrow_base = self._pair_base.astype(np.int32)
         self._carried: npt.NDArray[np.int64] = np.full(tracked, -1, dtype=np.int64)
         self._carried_value: npt.NDArray[np.float64] = np.full(tracked, np.nan)
         self._clear()
@@ -90,18 +99,26 @@ class WindowAccumulator:
 
     def take(self) -> tuple[Window, Transitions]:
         """Closes the window and opens the next; the last row is carried over."""
+        scalar = self._scalar
+        counts, streams = self._code_counts, len(self.schema)
+        counts[self._bin_places] = self._counts
+        low, high = self._code_low, self._code_high
+        low[scalar], high[scalar] = self._low, self._high
+        missing, nonfinite, sum1, sum2 = (np.zeros(streams, dtype=np.int64) for _ in range(4))
+        missing[scalar], nonfinite[scalar] = self._missing, self._nonfinite
+        sum1[scalar[self._numeric]], sum2[scalar[self._numeric]] = self._sum1, self._sum2
         window = Window(
             schema_id=self.schema.id,
             rows=self._rows,
             parts=1 if self._rows else 0,
             layout=self.schema.offsets,
-            counts=self._counts,
-            missing=self._missing,
-            nonfinite=self._nonfinite,
-            low=narrow(self._low),
-            high=narrow(self._high),
-            sum1=self._sum1,
-            sum2=self._sum2,
+            counts=counts,
+            missing=missing,
+            nonfinite=nonfinite,
+            low=narrow(low),
+            high=narrow(high),
+            sum1=sum1,
+            sum2=sum2,
         )
         transitions = Transitions(
             schema_id=self.schema.id,
@@ -118,37 +135,42 @@ class WindowAccumulator:
         self._carried_value.fill(np.nan)
 
     def _clear(self) -> None:
-        streams, tracked = len(self.schema), len(self._tracked)
+        streams, scalar, tracked = len(self.schema), len(self._scalar), len(self._tracked)
         self._rows = 0
-        self._counts: npt.NDArray[np.int64] = np.zeros(int(self.schema.offsets[-1]), dtype=np.int64)
-        self._missing: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
-        self._nonfinite: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
-        self._low: npt.NDArray[np.float64] = np.full(streams, np.inf)
-        self._high: npt.NDArray[np.float64] = np.full(streams, -np.inf)
-        self._sum1: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
-        self._sum2: npt.NDArray[np.int64] = np.zeros(streams, dtype=np.int64)
+        self._counts: npt.NDArray[np.int64] = np.zeros(self._bins, dtype=np.int64)
+        self._missing: npt.NDArray[np.int64] = np.zeros(scalar, dtype=np.int64)
+        self._nonfinite: npt.NDArray[np.int64] = np.zeros(scalar, dtype=np.int64)
+        self._low: npt.NDArray[np.float64] = np.full(scalar, np.inf)
+        self._high: npt.NDArray[np.float64] = np.full(scalar, -np.inf)
+        self._sum1: npt.NDArray[np.int64] = np.zeros(len(self._numeric), dtype=np.int64)
+        self._sum2: npt.NDArray[np.int64] = np.zeros(len(self._numeric), dtype=np.int64)
+        # Of all streams, those of codes filled in and the others still empty.
+        self._code_counts: npt.NDArray[np.int64] = np.zeros(int(self.schema.offsets[-1]), dtype=np.int64)
+        self._code_low: npt.NDArray[np.float64] = np.full(streams, np.inf)
+        self._code_high: npt.NDArray[np.float64] = np.full(streams, -np.inf)
         self._pairs: npt.NDArray[np.int64] = np.zeros(tracked * CELLS**2, dtype=np.int64)
         self._repeats: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
         self._steps: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
 
     def _add(self, values: npt.NDArray[np.float64]) -> None:
         """Adds float64[S_scalar, rows]."""
-        scalar = self._scalar
         every = np.isfinite(values)
         finite = None if every.all() else every
-        bins = self._binner.bins(values)
-        places = (bins + self._starts).ravel() if finite is None else (bins + self._starts)[finite]
-        self._counts += np.bincount(places, minlength=self._counts.size)
+        bins = self._binner.narrow(values)
+        places = bins + self._starts
+        self._counts += np.bincount(
+            places.ravel() if finite is None else places[finite], minlength=self._bins
+        )
         low, high = values, values
         if finite is not None:
             missing = np.isnan(values).sum(axis=1)
-            self._missing[scalar] += missing if self._counted is None else missing * self._counted
-            self._nonfinite[scalar] += values.shape[1] - finite.sum(axis=1) - missing
+            self._missing += missing if self._counted is None else missing * self._counted
+            self._nonfinite += values.shape[1] - finite.sum(axis=1) - missing
             low, high = np.where(finite, values, np.inf), np.where(finite, values, -np.inf)
-        self._low[scalar] = np.minimum(self._low[scalar], low.min(axis=1))
-        self._high[scalar] = np.maximum(self._high[scalar], high.max(axis=1))
+        np.minimum(self._low, low.min(axis=1), out=self._low)
+        np.maximum(self._high, high.max(axis=1), out=self._high)
         self._add_moments(values, finite)
-        self._add_steps(values, self._binner.fold(bins, finite))
+        self._add_steps(values, self._binner.fold_narrow(bins, finite))
 
     def _add_moments(self, values: npt.NDArray[np.float64], finite: npt.NDArray[np.bool_] | None) -> None:
         numeric = self._numeric
@@ -157,21 +179,21 @@ class WindowAccumulator:
         x = values if len(numeric) == len(values) else values[numeric]
         with np.errstate(invalid="ignore", over="ignore"):
             z = (x - self._center) * self._per_scale
-        np.clip(z, -CLIP, CLIP, out=z)
+        np.maximum(z, -CLIP, out=z)
+        np.minimum(z, CLIP, out=z)
         z *= FIXED_POINT
         np.rint(z, out=z)
         if finite is not None:
             z[~finite[numeric]] = 0.0
-        places = self._scalar[numeric]
-        self._sum1[places] += z.sum(axis=1).astype(np.int64)
-        squares = np.einsum("sr,sr->s", z, z).astype(np.int64)
-        self._sum2[places] = np.minimum(self._sum2[places] + squares, SUM2_LIMIT)
+        self._sum1 += z.sum(axis=1).astype(np.int64)
+        self._sum2 += np.einsum("sr,sr->s", z, z).astype(np.int64)
+        np.minimum(self._sum2, SUM2_LIMIT, out=self._sum2)
 
-    def _add_steps(self, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]) -> None:
+    def _add_steps(self, values: npt.NDArray[np.float64], cells: Narrow) -> None:
         tracked = self._tracked
         if not len(tracked):
             return
-        if len(tracked) != len(values):
+        if not self._all_tracked:
             values, cells = values[tracked], cells[tracked]
         if len(self._partial):
             gappy = self._partial[np.isnan(values[self._partial]).any(axis=1)]
@@ -180,28 +202,34 @@ class WindowAccumulator:
                 whole = np.delete(self._places, gappy)
                 self._link(whole, values[whole], cells[whole])
                 return
-        self._link(self._places, values, cells)
+        self._link(None, values, cells)
 
-    def _link(self, streams: Indices, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]) -> None:
-        """Adds moves of streams to which every row of the block belongs."""
+    def _link(self, some: Indices | None, values: npt.NDArray[np.float64], cells: Narrow) -> None:
+        """Adds moves of streams to which every row of the block belongs.
+
+        Args:
+            some: which tracked streams; None for all.
+            values: float64[streams, rows].
+            cells: int16[streams, rows].
+        """
         rows = cells.shape[1]
+        streams = slice(None) if some is None else some
         if rows > 1:
-            steps = cells[:, :-1] * CELLS
+            steps = cells[:, :-1] * np.int16(CELLS)
             steps += cells[:, 1:]
-            steps += self._pair_base[streams]
-            self._pairs += np.bincount(steps.ravel(), minlength=self._pairs.size)
-            self._repeats[streams] += np.count_nonzero(values[:, 1:] == values[:, :-1], axis=1)
+            places = steps + self._narrow_base[streams]
+            self._pairs += np.bincount(places.ravel(), minlength=self._pairs.size)
+            same = values[:, 1:] == values[:, :-1]
+            self._repeats[streams] += np.count_nonzero(same, axis=1)
         before = self._carried[streams]
         known = before >= 0
         self._pairs[(self._pair_base[streams, 0] + before * CELLS + cells[:, 0])[known]] += 1
         self._repeats[streams] += known & (values[:, 0] == self._carried_value[streams])
-        self._steps[streams] += rows - 1 + known
+        self._steps[streams] += known + (rows - 1)
         self._carried[streams] = cells[:, -1]
         self._carried_value[streams] = values[:, -1]
 
-    def _link_gappy(
-        self, streams: Indices, values: npt.NDArray[np.float64], cells: npt.NDArray[np.int64]
-    ) -> None:
+    def _link_gappy(self, streams: Indices, values: npt.NDArray[np.float64], cells: Narrow) -> None:
         """Adds moves of partial streams: between each row that belongs to one and the one before it that did.
 
         What was carried stands in front as a row of its own; then the rows of all streams are one list, in
@@ -247,6 +275,6 @@ class WindowAccumulator:
         if not len(seen):
             return
         start = self.schema.offsets[stream]
-        self._counts[start : start + CODE_BINS] += counts
-        self._low[stream] = min(self._low[stream], float(seen[0] + lowest))
-        self._high[stream] = max(self._high[stream], float(seen[-1] + lowest))
+        self._code_counts[start : start + CODE_BINS] += counts
+        self._code_low[stream] = min(self._code_low[stream], float(seen[0] + lowest))
+        self._code_high[stream] = max(self._code_high[stream], float(seen[-1] + lowest))

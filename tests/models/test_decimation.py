@@ -8,7 +8,7 @@ import pytest
 from driftpost_models.probes.block import Block
 from driftpost_models.probes.classification import Classification
 from driftpost_models.probes.codes import Codes
-from driftpost_models.probes.decimation import DECIMATED_BYTES, GRID, Decimated, Decimation
+from driftpost_models.probes.decimation import DECIMATED_BYTES, MOST, Decimated, Decimation
 from driftpost_models.probes.image import Image
 from driftpost_models.probes.limits import Limits
 from driftpost_models.probes.probe_set import ProbeSet
@@ -65,7 +65,7 @@ def test_positions_are_pixels_with_their_right_and_lower_neighbours(
     np.testing.assert_array_equal(found.below[0] - found.here[0, sharp], 1000)
     assert np.unique(found.here).size == found.here.size
     assert found.values.shape == (1, found.here.size)
-    assert max(found.here.shape[2:]) <= 2 * GRID
+    assert max(found.here.shape[2:]) <= MOST
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ class ProbeSet:
             missing; and raw code tensors by stream name, without the rows that have none.
         """
         rows = block.rows
-        matrix = np.full((rows, sum(self._widths)), np.nan)
+        # A column in one piece, as the accumulator wants it.
+        matrix = np.empty((rows, sum(self._widths)), order="F")
         codes: dict[str, Array] = {}
         if rows == 0:
             return matrix, codes
