@@ -204,9 +204,10 @@ def principal(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _chain_tau(matrix: FloatArray, scores: FloatArray) -> FloatArray:
     if not len(scores):
         return np.ones(0)
-    small = 0.05
+    # A cell that is nearly empty may score thousands: the tilt must stay small there as well.
+    small = np.minimum(0.05, 1.0 / np.maximum(np.abs(scores).max(axis=1), 1.0))
     signs = np.array([1.0, -1.0])
-    tilts = np.exp(small * signs[:, None, None] * scores[None]).reshape(-1, CELLS)
+    tilts = np.exp(signs[:, None, None] * (small[:, None] * scores)[None]).reshape(-1, CELLS)
     values, _ = principal(matrix[None] * tilts[:, None, :])
     logs: FloatArray = np.log(values).reshape(2, -1).sum(0) / small**2
     # A score that is zero throughout (a constant) has no memory to speak of.
