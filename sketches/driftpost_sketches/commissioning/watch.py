@@ -178,12 +178,14 @@ class SiteWatch:
         return self._commissioning.calibration(progress)
 
     def accept(self) -> list[Told]:
-        """Takes what stands for part of this device's normal, on a person's word."""
-        if self.mode is Mode.WATCHING:
+        """Takes what is now for this device's normal, on a person's word: learning begins anew from here.
+
+        Rows from before what stands are of another normal; a mixture of both would be neither.
+        """
+        if self.mode is Mode.WATCHING or not (self._standing or self._held_back):
             return []
         told = self._cleared("a person accepted it as this device's normal")
-        if self.detector is not None:
-            self.detector = self._detect(self.training)
+        self._discard()
         self.forget()
         return told
 
@@ -206,9 +208,7 @@ class SiteWatch:
         for alarm in self._skewed:
             over = dataclasses.replace(alarm, state="cleared", text="the device learns its normal anew")
             told.append(Told(over, "training"))
-        self._changed = Parts(drop=set(self._stored))
-        self._stored = set()
-        self._start()
+        self._discard()
         return told
 
     @property
@@ -348,6 +348,13 @@ class SiteWatch:
         self._standing = {}
         self._held_back = {}
         self._skewed = ()
+
+    def _discard(self) -> None:
+        """Begins to learn with nothing."""
+        gone = self._stored | set(self._commissioning.changes().put)
+        self._start()
+        self._changed = Parts(drop=gone)
+        self._stored = set()
 
     def _sort(self, alarm: Alarm) -> list[Told]:
         """Tells an alarm of the training detector, or keeps it back as how the device was installed."""
