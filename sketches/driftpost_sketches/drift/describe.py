@@ -6,19 +6,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT
 from driftpost_sketches.drift.alarm import evidence_in_words
 from driftpost_sketches.drift.bets import Family
 from driftpost_sketches.drift.reference import Measured, Reference
+from driftpost_sketches.drift.stillness import explain_repeats
 from driftpost_sketches.schema import StreamKind
 
 NEARLY_ALL = 0.9  # share of rows from which a state counts as the only one
 MORE_REPEATS = 0.02  # share of exact repeats above the reference's that is a coarser grid
 ONE_CELL = 0.9  # share of exact repeats within one cell from which they are of one value
 PILED_UP = 0.1  # share of rows above the reference's in an end cell that may be saturation
-OUTERMOST = 0.002  # share of rows below which a cell counts as empty
 CLEAR_SHIFT = 0.5  # reference standard deviations; what a spike on one cell amounts to
 CLEAR_SPREAD = math.log(1.25)
 NOISY_LAG = 0.1  # loss of correlation between neighbours that tells added noise from a larger swing
@@ -72,25 +71,28 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         value = "" if math.isnan(now.mean) else f" at {_number(now.mean, stream.unit)}"
         text = f"{stream.name} is stuck{value}: {now.repeats:.0%} of rows repeat the one before exactly"
         return Change("stuck", repeats, repeats, SHARE, "none", text)
-    if reference.persistence and repeats > MORE_REPEATS and _one_run(reference, t, now):
-        text = f"{stream.name} has begun to stick: {now.repeats:.0%} of rows repeat the one before exactly"
-        return Change("stuck", repeats, repeats, SHARE, "none", text)
     if stream.kind is StreamKind.CATEGORICAL:
+        if reference.persistence and repeats > MORE_REPEATS and _one_run(reference, t, now):
+            return _sticking(stream.name, repeats, now)
         return _categories(reference, t, family, now)
-    end, side = _limit(now, before)
-    piled = float(now.shares[end] - before[end])
-    # Values at a limit repeat each other: with a share s there, chance alone gives s * s exact repeats.
-    # A limit inside the reference's range also leaves nothing beyond it, which asks for fewer repeats.
-    beyond = float(before[end + 1 : ABSENT].sum() if side == "upper" else before[:end].sum())
-    limited = repeats > (0.2 if beyond >= 0.5 * piled else 0.5) * float(now.shares[end]) ** 2
-    if reference.persistence and piled >= PILED_UP and limited:
-        text = f"{stream.name} is saturated: {now.shares[end]:.0%} of rows lie at its {side} end"
-        direction = "up" if side == "upper" else "down"
-        return Change("saturated", piled, piled, SHARE, direction, text)
-    if family is Family.STUCK and repeats > MORE_REPEATS:
-        text = f"{stream.name} moves in coarse steps: {now.repeats:.0%} of rows repeat the one before exactly"
-        return Change("quantized", repeats, repeats, SHARE, "none", text)
+    if reference.persistence and repeats > MORE_REPEATS:
+        still = explain_repeats(reference, t, now)
+        if still.kind == "stuck":
+            return _sticking(stream.name, repeats, now)
+        if still.kind == "saturated" and still.gathered >= PILED_UP:
+            side = "upper" if still.side == "up" else "lower"
+            share = now.shares[still.cell]
+            text = f"{stream.name} is saturated: {share:.0%} of rows lie at its {side} end"
+            return Change("saturated", still.gathered, still.gathered, SHARE, still.side, text)
+        if family is Family.STUCK:
+            text = f"{stream.name} moves in coarse steps: {now.repeats:.0%} of rows repeat the one before exactly"
+            return Change("quantized", repeats, repeats, SHARE, "none", text)
     return _numbers(reference, t, family, now)
+
+
+def _sticking(name: str, repeats: float, now: Measured) -> Change:
+    text = f"{name} has begun to stick: {now.repeats:.0%} of rows repeat the one before exactly"
+    return Change("stuck", repeats, repeats, SHARE, "none", text)
 
 
 def _categories(reference: Reference, t: int, family: Family, now: Measured) -> Change:
@@ -154,34 +156,17 @@ def sentence(change: Change, others: tuple[str, ...], log_e: float, windows_ago:
     return f"{change.text} {when}{beside}; {evidence_in_words(log_e)}."
 
 
-def _limit(now: Measured, before: npt.NDArray[np.float64]) -> tuple[int, str]:
-    """The outermost cell that is still filled, on the side where more rows than usual pile up."""
-    filled = np.flatnonzero(now.shares[:ABSENT] > OUTERMOST)
-    if not len(filled):
-        return 0, "lower"
-    low, high = int(filled[0]), int(filled[-1])
-    upper = now.shares[high] - before[high] >= now.shares[low] - before[low]
-    return (high, "upper") if upper else (low, "lower")
-
-
 def _one_run(reference: Reference, t: int, now: Measured) -> bool:
-    """Whether exact repeats are one run of one value: a sensor that stuck in mid-window.
+    """Whether a category's exact repeats are one run: what gives the answer stuck in mid-window.
 
-    On a coarse grid repeats spread over its values. At a limit they share one, but come and go: a share s of
-    rows there repeats s * s of all rows by chance, and more where neighbours are alike. So do categories,
-    whose runs last as long as in the reference.
+    Categories repeat by chance, and their runs last as long as in the reference; that much is no news.
     """
     if now.stays < ONE_CELL * now.repeats:
         return False
     before = reference.shares[t]
-    if reference.streams[t].kind is StreamKind.CATEGORICAL:
-        once, coming = float(before @ before), float(now.shares @ now.shares)
-        lasting = max(float(reference.repeats[t]) - once, 0.0) / max(1.0 - once, 1e-9)
-        return now.repeats > (1.0 + coming + lasting * (1.0 - coming)) / 2
-    piled = float((now.shares - before)[:ABSENT].max())
-    alike = max(float(reference.lag[t]), 0.0) ** 3
-    coming = piled * (piled + (1.0 - piled) * alike)
-    return now.repeats > (coming + piled) / 2
+    once, coming = float(before @ before), float(now.shares @ now.shares)
+    lasting = max(float(reference.repeats[t]) - once, 0.0) / max(1.0 - once, 1e-9)
+    return now.repeats > (1.0 + coming + lasting * (1.0 - coming)) / 2
 
 
 def _side(value: float) -> str:

@@ -63,6 +63,7 @@ class Reference:
         means: float64[T], natural units (0 unless numeric).
         spreads: float64[T], standard deviations, natural units, positive.
         lag: float64[T], lag-1 correlation of location scores.
+        flow: float64[T, CELLS, CELLS], share of steps from each cell to each.
     """
 
     def __init__(
@@ -87,8 +88,9 @@ class Reference:
         self._location = np.array(
             [c.scores[0] if ok else np.zeros(CELLS) for c, ok in zip(chains, ordered, strict=True)]
         ).reshape(count, CELLS)
-        flow = np.array([c.shares[:, None] * c.matrix for c in chains]).reshape(count, CELLS, CELLS)
-        self.lag = np.einsum("tij,ti,tj->t", flow, self._location, self._location)
+        self._products = (self._location[:, :, None] * self._location[:, None, :]).reshape(count, CELLS**2)
+        self.flow = np.array([c.shares[:, None] * c.matrix for c in chains]).reshape(count, CELLS, CELLS)
+        self.lag = np.einsum("tij,ti,tj->t", self.flow, self._location, self._location)
         # Where each bin of each tracked stream is counted: one bincount folds a whole window.
         place = np.full(len(schema), -1, dtype=np.int64)
         place[tracked] = np.arange(count)
@@ -114,7 +116,7 @@ class Reference:
         if transitions is not None:
             out[:, REPEATS] = transitions.repeats
             out[:, STAYS] = np.einsum("tii->ti", transitions.moves)[:, :ABSENT].max(axis=1)
-            out[:, LAG] = np.einsum("tij,ti,tj->t", transitions.moves, self._location, self._location)
+            out[:, LAG] = (transitions.moves.reshape(count, CELLS**2) * self._products).sum(axis=1)
         return out
 
     def measure(self, t: int, sums: FloatArray) -> Measured:
