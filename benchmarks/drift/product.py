@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from benchmarks.drift.changes import CHANGES, HORIZON_ROWS, WARM_UP_ROWS
 from benchmarks.drift.screen import stays_silent
-from benchmarks.drift.streams import DAY_ROWS, live, reference
+from benchmarks.drift.streams import DAY_ROWS, SOURCES, live, reference
 
 from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.derived.fit import Derived, fit_derived
+from driftpost_sketches.derived.phase import HOUR_OF_DAY
+from driftpost_sketches.derived.wishes import SeasonWish
 from driftpost_sketches.drift.budget import PERIODS, Budget
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
@@ -28,9 +32,35 @@ BUDGETS = (1000, 100, 10)  # false alarms per 1,000 device-days, the laxest firs
 
 def calibrate(seed: int, source: str, device: int, purpose: str) -> Calibration:
     """What a bundle would hold for this device."""
+    if SOURCES[source].seasonal:
+        derived = _derived(seed, source, device, purpose)
+        first = len(derived.plan.columns)
+        schema = Schema(derived.schema.streams[first:])
+        return Calibration.fit(schema, derived.values[:, first:], ceiling=derived.ceiling)
     values = reference(seed, source, device, purpose)
-    schema = Schema([fit_numeric(f"x{i}", column, Role.INPUT) for i, column in enumerate(values.T)])
-    return Calibration.fit(schema, values)
+    return Calibration.fit(_schema(values), values)
+
+
+def watched(seed: int, source: str, device: int, purpose: str, values: FloatArray) -> FloatArray:
+    """What the detectors see of rows from midnight on: the rows, or what is left beyond the hour's usual."""
+    if not SOURCES[source].seasonal:
+        return values
+    plan = _derived(seed, source, device, purpose).plan
+    return plan.apply(values, _seconds(len(values)))[:, values.shape[1] :]
+
+
+@lru_cache(maxsize=1)
+def _derived(seed: int, source: str, device: int, purpose: str) -> Derived:
+    values = reference(seed, source, device, purpose)
+    return fit_derived(_schema(values), values, seconds=_seconds(len(values)), season=SeasonWish(HOUR_OF_DAY))
+
+
+def _seconds(rows: int) -> FloatArray:
+    return np.arange(rows, dtype=np.float64) * (PERIODS["day"] / DAY_ROWS)
+
+
+def _schema(values: FloatArray) -> Schema:
+    return Schema([fit_numeric(f"x{i}", column, Role.INPUT) for i, column in enumerate(values.T)])
 
 
 def detector_for(calibration: Calibration, budget: int) -> DriftDetector:
@@ -62,7 +92,8 @@ def false_alarms(seed: int, source: str, device: int, days: int, *budgets: int) 
             as much, so a device that is silent at one is silent at all that follow: they need not be run.
     """
     calibration = calibrate(seed, source, device, "null")
-    values = live(seed, source, device, "null", days * DAY_ROWS)
+    rows = live(seed, source, device, "null", days * DAY_ROWS)
+    values = watched(seed, source, device, "null", rows)
     raised = dict.fromkeys(budgets, 0)
     for budget in budgets:
         detector, threshold = detector_for(calibration, budget), log_threshold(budget)
@@ -90,7 +121,8 @@ def delays(seed: int, source: str, device: int, budget: int, trials: int) -> dic
     calibration = calibrate(seed, source, device, "delay")
     detector = detector_for(calibration, budget)
     values = live(seed, source, device, "delay", WARM_UP_ROWS + HORIZON_ROWS)
-    for window, transitions in windows(WindowAccumulator(calibration.schema), values[:WARM_UP_ROWS]):
+    seen = watched(seed, source, device, "delay", values)
+    for window, transitions in windows(WindowAccumulator(calibration.schema), seen[:WARM_UP_ROWS]):
         detector.step(transitions, window)
     state = detector.state_to_bytes()
     found: dict[str, list[float]] = {name: [] for name in CHANGES}
@@ -99,18 +131,19 @@ def delays(seed: int, source: str, device: int, budget: int, trials: int) -> dic
         for name, change in CHANGES.items():
             values[WARM_UP_ROWS:, stream] = change(peaceful, float(values[WARM_UP_ROWS - 1, stream]))
             detector.restore(state)
-            found[name].append(_delay(calibration.schema, detector, values, f"x{stream}"))
+            seen = watched(seed, source, device, "delay", values)
+            found[name].append(_delay(calibration.schema, detector, seen, stream))
         values[WARM_UP_ROWS:, stream] = peaceful
     return found
 
 
-def _delay(schema: Schema, detector: DriftDetector, values: FloatArray, stream: str) -> float:
+def _delay(schema: Schema, detector: DriftDetector, values: FloatArray, stream: int) -> float:
     accumulator = WindowAccumulator(schema)
     # The last quiet window again, so that the first step of the change is counted as well.
     accumulator.update(values[WARM_UP_ROWS - WINDOW_ROWS : WARM_UP_ROWS])
     accumulator.take()
     for at, (window, transitions) in enumerate(windows(accumulator, values[WARM_UP_ROWS:])):
         for alarm in detector.step(transitions, window):
-            if alarm.state == "raised" and stream in dict(alarm.streams):
+            if alarm.state == "raised" and schema.streams[stream].name in dict(alarm.streams):
                 return float((at + 1) * WINDOW_ROWS)
     return float("inf")

@@ -68,6 +68,12 @@ def _daily(rng: np.random.Generator, rows: int, streams: int) -> FloatArray:
     return (_ar1(rng, rows, streams, 0.5) + np.sin(hours)) / math.sqrt(1.5)
 
 
+def _daily_seasonal(rng: np.random.Generator, rows: int, streams: int) -> FloatArray:
+    """The same, but begun at midnight: each stream has its peak at an hour of its own, on every day."""
+    hours = 2 * math.pi * (np.arange(rows)[:, None] / DAY_ROWS + np.arange(streams) / streams)
+    return (_ar1(rng, rows, streams, 0.5) + np.sin(hours)) / math.sqrt(1.5)
+
+
 def _garch(rng: np.random.Generator, rows: int, streams: int) -> FloatArray:
     """GARCH(1, 1) with alpha 0.10 and beta 0.88: spells of volatility of about fifty rows."""
     alpha, beta = 0.10, 0.88
@@ -87,11 +93,13 @@ class Source:
         words: what it is.
         simulate: float64[rows, streams] from a generator of random numbers.
         reference_rows: rows from which a device learns what is normal.
+        seasonal: whether it learns what is usual at each hour, too.
     """
 
     words: str
     simulate: Callable[[np.random.Generator, int, int], FloatArray]
     reference_rows: int
+    seasonal: bool = False
 
 
 SOURCES = {
@@ -102,6 +110,7 @@ SOURCES = {
     "arnoise": Source("AR(1) 0.9 + white noise", _arnoise, 50_000),
     "ar2": Source("AR(2), oscillating", _ar2, 50_000),
     "daily": Source("AR(1) 0.5 + daily cycle", _daily, 50_000),
+    "daily_seasonal": Source("AR(1) 0.5 + daily cycle, seasonal", _daily_seasonal, 50_000, seasonal=True),
     "garch": Source("volatility clustering (GARCH)", _garch, 50_000),
     "ar9short": Source("AR(1) 0.9, short reference", _ar9, 10_000),
     "iidshort": Source("independent, very short reference", _iid, 1_000),

@@ -23,7 +23,11 @@ SLICES = (
     Slice("load", "class", 3, "load where class is 3"),
 )
 PLAN = DerivedPlan(COLUMNS, DAY, SLICES)
-NOON = 12 * 3600.0
+# The middle of ten minutes, five after which the phases of 6 to 12 and of 12 to 18 meet.
+NOON = 12 * 3600.0 + 300.0
+    12 * 3600.0 + 300.0
+)  # the middle of ten minutes; phases of 6 to 12 and 12 to 18 meet five minutes before
+USUAL = 25.0 + 10.0 * 300.0 / (6 * 3600.0)
 
 
 def test_nothing_to_derive_gives_the_same_matrix():
@@ -33,14 +37,19 @@ def test_nothing_to_derive_gives_the_same_matrix():
 
 
 def test_a_seasonal_value_is_what_it_would_be_at_an_average_hour():
-    # Noon lies between the phases of 6 to 12 (20) and 12 to 18 (30): usual is 25.
-    out = PLAN.apply(np.array([[27.0, 1.0, 0.0]]), NOON)
-    assert out[0, :4].tolist() == [27.0, 1.0, 0.0, 22.0]
+    out = PLAN.apply(np.array([[USUAL + 2.0, 1.0, 0.0]]), NOON)
+    assert out[0, :4] == pytest.approx([USUAL + 2.0, 1.0, 0.0, 22.0])
+
+
+def test_equal_values_stay_equal_for_ten_minutes():
+    values = np.array([[27.0, 1.0, 0.0]] * 3)
+    out = PLAN.apply(values, NOON + np.array([-299.0, 299.0, 301.0]))
+    assert out[0, 3] == out[1, 3] != out[2, 3]
 
 
 def test_a_slice_has_the_rows_of_its_category_and_is_silent_on_all_others():
-    out = PLAN.apply(np.array([[27.0, 1.0, 3.0], [27.0, 2.0, 0.0], [27.0, 3.0, np.nan]]), NOON)
-    assert out[0, 4:].tolist() == [22.0, 1.0]
+    out = PLAN.apply(np.array([[USUAL, 1.0, 3.0], [27.0, 2.0, 0.0], [27.0, 3.0, np.nan]]), NOON)
+    assert out[0, 4:] == pytest.approx([20.0, 1.0])
     assert np.isnan(out[1:, 4:]).all()
 
 
@@ -58,9 +67,9 @@ def test_a_value_that_is_missing_is_absent_in_all_that_is_made_of_it():
 
 
 def test_each_row_may_have_its_own_time():
-    values = np.array([[25.0, 0.0, 0.0]] * 3)
-    out = PLAN.apply(values, np.array([NOON, np.nan, 3 * 3600.0]))
-    assert out[[0, 2], 3].tolist() == [20.0, 35.0]
+    values = np.array([[USUAL, 0.0, 0.0]] * 3)
+    out = PLAN.apply(values, np.array([NOON, np.nan, 3 * 3600.0 + 300.0]))
+    assert out[[0, 2], 3] == pytest.approx([20.0, USUAL - 10.0 - 10.0 * 300.0 / (6 * 3600.0) + 20.0])
     assert np.isnan(out[1, 3])
 
 

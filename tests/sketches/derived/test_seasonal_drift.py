@@ -66,6 +66,18 @@ def test_without_a_season_the_same_shift_takes_far_longer():
     assert [a for row, a in alarms(watching, schema, live, WINDOW) if row < 400 + 1_200] == []
 
 
+def test_a_stuck_sensor_is_still_told_from_a_quiet_one():
+    rng = np.random.default_rng(7)
+    derived, calibration = learnt(rng, 2)
+    live, seconds = daily(rng, 0.2, ROWS_A_DAY, 2, first_day=6)
+    live[200:, 1] = live[199, 1]
+    wide = derived.plan.apply(live, seconds)
+    said = alarms(detector(calibration, "1 per device-year"), derived.schema, wide, WINDOW)
+    row, alarm = said[0]
+    assert (alarm.kind, alarm.streams[0][0]) == ("stuck", "x1 for its hour of day")
+    assert row <= 260
+
+
 def test_the_size_of_a_shift_is_told_in_the_streams_own_unit():
     rng = np.random.default_rng(3)
     derived, calibration = learnt(rng, 1, amplitude=5.0)
