@@ -43,6 +43,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Smallest change worth an alarm, in reference standard deviations; 0.1, or the bundle's.",
 )
 @click.option("--labels", metavar="COLUMN", help="The column with the true class.")
+@click.option(
+    "--prediction",
+    metavar="COLUMN",
+    help="The column with the model's answer: with --labels, tests whether answers became worse.",
+)
+@click.option("--confidence", metavar="COLUMN", help="The column with the answer's confidence, 0 to 1.")
 @click.option("--categorical", multiple=True, metavar="COLUMN", help="A column of categories (repeatable).")
 @click.option("--numeric", multiple=True, metavar="COLUMN", help="A column of quantities (repeatable).")
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="A column to leave out (repeatable).")
@@ -75,6 +81,8 @@ def replay(  # noqa: PLR0917 - click passes every option by name
     row_seconds: float | None,
     smallest_effect: float | None,
     labels: str | None,
+    prediction: str | None,
+    confidence: str | None,
     categorical: tuple[str, ...],
     numeric: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -90,6 +98,12 @@ def replay(  # noqa: PLR0917 - click passes every option by name
     """Run the device's detectors over recorded data: what would they have said, and when?"""
     columns = bool(categorical or numeric or ignore or season or slices or live_start)
     _check_options(reference, bundle_file, columns, image_scale, plot)
+    if bundle_file is not None and (prediction or confidence):
+        raise click.UsageError("--prediction and --confidence are for --reference; a bundle's model answers")
+    if confidence is not None and prediction is None:
+        raise click.UsageError("--confidence goes with --prediction")
+    if prediction is not None and labels is None:
+        raise click.UsageError("--prediction goes with --labels: the reference's errors are what is compared")
     if start is not None and row_seconds is None:
         raise click.UsageError("--start needs --row-seconds: the times of all rows follow from both")
     if live_start is not None and start is None:
@@ -112,7 +126,10 @@ def replay(  # noqa: PLR0917 - click passes every option by name
                 )
             else:
                 assert reference is not None
-                wishes = Wishes(frozenset(categorical), frozenset(numeric), frozenset(ignore), labels, time)
+                wishes = Wishes(
+                    frozenset(categorical), frozenset(numeric), frozenset(ignore),
+                    labels=labels, prediction=prediction, confidence=confidence, time=time,
+                )  # fmt: skip
                 result = replay_table(reference, live, setup, wishes, bars.update)
     except ModelError as error:
         raise click.ClickException(str(error)) from error

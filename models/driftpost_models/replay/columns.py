@@ -46,6 +46,8 @@ class Wishes:
         numeric: taken for numbers; texts in them are missing values.
         ignore: left out.
         labels: column with the true class; None without one.
+        prediction: column with the model's answer; None without one.
+        confidence: column with the answer's confidence, 0 to 1; None without one.
         time: column with the time of each row; None for the first one that looks like it.
     """
 
@@ -53,6 +55,8 @@ class Wishes:
     numeric: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
     labels: str | None = None
+    prediction: str | None = None
+    confidence: str | None = None
     time: str | None = None
 
 
@@ -221,6 +225,12 @@ def times_of(table: Table, clock: str, block: RowBlock) -> Numbers:
     return out
 
 
+def class_names(column: Column) -> tuple[str, ...]:
+    """Classes by number, of a column of answers."""
+    names = {number: class_name(text) for text, number in column.codes.items()}
+    return tuple(names[number] for number in range(len(names)))
+
+
 class Encoder:
     """Blocks of one table as the value matrix, and a count of what did not fit."""
 
@@ -289,7 +299,12 @@ def _as_texts(cells: Cells) -> Sequence[str]:
 
 
 def _check_wishes(reference: Table, wishes: Wishes) -> None:
-    named = wishes.categorical | wishes.numeric | wishes.ignore | ({wishes.labels, wishes.time} - {None})
+    named = (
+        wishes.categorical
+        | wishes.numeric
+        | wishes.ignore
+        | ({wishes.labels, wishes.prediction, wishes.confidence, wishes.time} - {None})
+    )
     for name in sorted(str(n) for n in named):
         if name not in reference.names:
             raise TableRefused(
@@ -311,7 +326,19 @@ def _decide(
     for name in reference.names:
         if name in wishes.ignore:
             continue
-        column, note, period = _one(reference, facts[name], wishes)
+        if wishes.prediction is not None and name == wishes.labels:
+            continue
+        column: Column | None
+        if name == wishes.prediction:
+            column, note, period = (
+                Column(name, True, _class_codes(reference, facts, wishes), Role.OUTPUT),
+                "",
+                None,
+            )
+        elif name == wishes.confidence:
+            column, note, period = Column(name, False, {}, Role.OUTPUT), "", None
+        else:
+            column, note, period = _one(reference, facts[name], wishes)
         seconds = seconds if seconds is not None else period
         clock = name if clock is None and period is not None else clock
         if note:
@@ -399,6 +426,35 @@ def _labels(facts: Facts) -> tuple[Column, str, float | None]:
     note = f"{name}: labels, watched as categories: a finding is a change of the classes' shares. {said}"
     column = _categories(facts)
     return Column(name, True, column.codes, Role.OUTPUT), note, None
+
+
+def _class_codes(reference: Table, facts: Mapping[str, Facts], wishes: Wishes) -> dict[str, int]:
+    """Class numbers of the texts of answers and labels, in the order of numbers or of the alphabet."""
+    texts: set[str] = set()
+    for name in (wishes.prediction, wishes.labels):
+        if name is not None:
+            texts |= set(facts[name].codes) | {f"{value:g}" for value in facts[name].distinct}
+    if len(texts) > MAX_TEXTS or not texts:
+        raise TableRefused(reference.path, f"column {wishes.prediction!r} holds no classes, or too many")
+    plain = {text: class_name(text) for text in texts}
+    names = sorted(set(plain.values()), key=_class_order)
+    return {text: names.index(name) for text, name in plain.items()}
+
+
+def class_name(text: str) -> str:
+    """A class as it is shown: `3` for `3.0`."""
+    return f"{float(text):g}" if _number(text) else text
+
+
+def _class_order(name: str) -> tuple[bool, float, str]:
+    return (False, float(name), name) if _number(name) else (True, 0.0, name)
+
+
+def _number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _categories(facts: Facts) -> Column:

@@ -82,7 +82,8 @@ def feed_model(
             stop = min(row + min(watch.room, BLOCK_ROWS), data.rows)
             values, codes = probes.extract(feeder.block(data.read(row, stop)))
             seconds = None if data.times is None else data.times[row:stop]
-            watch.feed(bundle.derived.apply(values, seconds), codes)
+            truth = None if data.labels is None else data.labels[row:stop]
+            watch.feed(bundle.derived.apply(values, seconds), codes, truth)
             row = stop
             tell("running the model", row, data.rows)
     except (InferenceFailed, RuntimeCrashed) as error:

@@ -16,16 +16,20 @@ from driftpost_models.image_files import ImageScale
 from driftpost_models.policy import DEFAULT_BUDGET, DEFAULT_SMALLEST_EFFECT
 from driftpost_models.replay.columns import Encoder, Progress, Wishes, learn
 from driftpost_models.replay.derive import Clock, derive
+from driftpost_models.replay.labelled import LABEL_SHARE, Labelling, LabelWatch
 from driftpost_models.replay.model_rows import Times, feed_model
 from driftpost_models.replay.setup import Setup
 from driftpost_models.replay.tables import open_table
 from driftpost_models.replay.trace import Trace
+from driftpost_models.replay.truth import Truth
 from driftpost_models.replay.watch import MAX_LOG_E, Finding, Watch
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.chain import Chain
 from driftpost_sketches.drift.reference_notes import FEW_INDEPENDENT, LONG_MEMORY
 from driftpost_sketches.errors import CalibrationError, SketchError
+from driftpost_sketches.labels.concept import STREAM as ERROR_RATE
+from driftpost_sketches.labels.record import PerformanceRecord
 
 DEFAULT_WINDOW_ROWS = 100
 """Rows: short against what a person would wait for, long enough that a window holds every usual value."""
@@ -48,6 +52,7 @@ class Replay:
         findings: in the order in which they were raised.
         notes: what a person should know, in sentences.
         trace: the course; None where it was not asked for.
+        labelling: what labels, and answers without labels, tell; None without a labelled reference.
     """
 
     rows: int
@@ -60,6 +65,7 @@ class Replay:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     trace: Trace | None
+    labelling: Labelling | None = None
 
 
 def replay_table(
@@ -106,11 +112,17 @@ def replay_table(
         *_about_time(setup.row_seconds, learned.row_seconds),
     ]
     trace = Trace() if setup.trace else None
-    watch = Watch(calibration, budget.log_threshold(window_rows * row_seconds), window_rows, trace)
+    truth = Truth.of(learned, reference_table, live_table, wishes)
+    record = None if truth is None else truth.record(derived.schema, derived.values, wishes)
+    labelled, threshold = _label_watch(
+        record, calibration, budget, window_rows * row_seconds, effect, () if truth is None else truth.names
+    )
+    watch = Watch(calibration, threshold, window_rows, trace, labelled)
     encoder = Encoder(live_table, learned.columns)
     for block in live_table.blocks():
         seconds = clock.live(live_table, block) if derived.plan.needs_time else None
-        watch.feed(derived.plan.apply(encoder.encode(block), seconds))
+        labels = None if truth is None else truth.live(block)
+        watch.feed(derived.plan.apply(encoder.encode(block), seconds), None, labels)
         tell("replaying", block.done, live_table.size)
     watch.finish()
     if not watch.rows:
@@ -121,8 +133,9 @@ def replay_table(
         budget=budget,
         window_rows=window_rows,
         row_seconds=row_seconds,
-        notes=[*notes, *encoder.notes()],
+        notes=[*notes, *(() if truth is None else truth.notes(record)), *encoder.notes()],
         trace=trace,
+        labelling=None if labelled is None else labelled.result(watch.drifting),
     )
 
 
@@ -164,7 +177,12 @@ def replay_bundle(
         f"{policy.window_seconds:g} s; --row-seconds and --window change this)"
     ]
     trace = Trace() if setup.trace else None
-    watch = Watch(calibration, budget.log_threshold(window_rows * row_seconds), window_rows, trace)
+    record = bundle.performance
+    effect = policy.effect(ERROR_RATE) if setup.smallest_effect is None else setup.smallest_effect
+    labelled, threshold = _label_watch(
+        record, calibration, budget, window_rows * row_seconds, effect, bundle.classes
+    )
+    watch = Watch(calibration, threshold, window_rows, trace, labelled)
     data = feed_model(
         bundle, live, watch, labels=labels, image_scale=image_scale,
         times=Times(time, setup.start, row_seconds),
@@ -177,10 +195,10 @@ def replay_bundle(
             "the times of the recording are not known, so nothing is said about streams that go by the "
             "clock: give --time COLUMN, or --start"
         )
-    if labels is not None:
+    if record is None and labels is not None:
         notes.append(
-            f"{labels}: left out. Whether answers became worse (concept shift) is not tested yet; the "
-            "streams of the model's answers show a change of their shares"
+            f"{labels}: left out. The bundle was built without labels, so there is no error rate to compare "
+            "with: build it with --labels"
         )
     notes.append("the guard's checks of single inferences (verdicts) and latencies are not replayed")
     return _result(
@@ -191,7 +209,24 @@ def replay_bundle(
         row_seconds=row_seconds,
         notes=notes,
         trace=trace,
+        labelling=None if labelled is None else labelled.result(watch.drifting),
     )
+
+
+def _label_watch(  # noqa: PLR0917 - both replays call it alike
+    record: PerformanceRecord | None,
+    calibration: Calibration,
+    budget: Budget,
+    window_s: float,
+    effect: float,
+    names: tuple[str, ...],
+) -> tuple[LabelWatch | None, float]:
+    """What watches labels, where the reference has some; and the threshold that is left for streams."""
+    if record is None:
+        return None, budget.log_threshold(window_s)
+    threshold = budget.share(LABEL_SHARE).log_threshold(window_s)
+    watch = LabelWatch(record, calibration, threshold, effect, names)
+    return watch, budget.share(1.0 - LABEL_SHARE).log_threshold(window_s)
 
 
 def _budget(words: str) -> Budget:
@@ -229,6 +264,7 @@ def _result(
     row_seconds: float,
     notes: list[str],
     trace: Trace | None,
+    labelling: Labelling | None,
 ) -> Replay:
     window_s = window_rows * row_seconds
     notes += calibration.notes
@@ -245,6 +281,7 @@ def _result(
         findings=tuple(watch.findings),
         notes=tuple(dict.fromkeys(notes)),
         trace=trace,
+        labelling=labelling,
     )
 
 

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from driftpost_models.replay.labelled import Labelling
 from driftpost_models.replay.replay import Replay
 from driftpost_models.replay.watch import Finding
 from driftpost_models.report import grouped
@@ -37,12 +38,77 @@ def json_lines(replay: Replay) -> Iterator[str]:
             "window_rows": replay.window_rows,
             "row_seconds": replay.row_seconds,
             "log_threshold": replay.log_threshold,
+            "labels": None if replay.labelling is None else _labelling(replay.labelling),
         }
     )
 
 
 def _line(plain: Mapping[str, object]) -> str:
     return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+
+
+def _labelling(found: Labelling) -> dict[str, object]:
+    rate, estimate, live = found.rate, found.estimate, found.live
+    plain: dict[str, object] = {
+        "reference_rows": found.record.labels.rows,
+        "reference_error_rate": found.record.labels.error_rate,
+        "rows": 0,
+        "error_rate": None,
+        "error_rate_now": None,
+        "calibration_error": None,
+        "brier": None,
+        "estimated_accuracy": None,
+    }
+    if live is not None and live.rows and rate is not None:
+        ece, brier = live.reliability.ece(rate.independent), live.reliability.brier()
+        plain["rows"] = live.rows
+        plain["error_rate"] = live.error_rate
+        plain["error_rate_now"] = (
+            {"rate": rate.rate, "low": rate.low, "high": rate.high, "rows": rate.rows} if rate.rows else None
+        )
+        plain["calibration_error"] = (
+            None if ece is None else {"value": ece.value, "low": ece.low, "high": ece.high}
+        )
+        plain["brier"] = None if brier is None else brier.score
+    if estimate is not None:
+        plain["estimated_accuracy"] = {
+            "value": estimate.accuracy,
+            "low": estimate.low,
+            "high": estimate.high,
+            "by_threshold": estimate.threshold_accuracy,
+            "by_threshold_low": estimate.threshold_low,
+            "by_threshold_high": estimate.threshold_high,
+            "rows": estimate.rows,
+            "doubts": list(estimate.doubts),
+        }
+    return plain
+
+
+def _label_lines(found: Labelling) -> list[str]:
+    """Errors and estimated accuracy, for people."""
+    lines = []
+    rate, live = found.rate, found.live
+    if live is not None and live.rows:
+        lines.append(
+            f"labels     {live.rows:,} live rows, {live.error_rate:.1%} answered wrongly "
+            f"({found.record.labels.error_rate:.1%} on the reference's {found.record.labels.rows:,})"
+        )
+        if rate is not None and rate.rows:
+            since = "" if rate.rows == live.rows else f" of the last {rate.rows:,}"
+            lines.append(
+                f"           error rate{since}: {rate.low:.1%} to {rate.high:.1%} (95 %, at any time; "
+                f"one row in {rate.independent:.1f} counts as independent)"
+            )
+        ece = live.reliability.ece(1.0 if rate is None else rate.independent)
+        if ece is not None:
+            lines.append(f"           calibration error {ece.value:.1%} ({ece.low:.1%} to {ece.high:.1%})")
+    if found.estimate is not None:
+        lines += textwrap.wrap(
+            f"without    {found.estimate.text} (the last {found.estimate.rows:,} rows)",
+            _WIDTH,
+            subsequent_indent=" " * 11,
+        )
+    return [*lines, ""] if lines else []
 
 
 def _finding(finding: Finding) -> dict[str, object]:
@@ -77,6 +143,8 @@ def text(replay: Replay) -> str:
         f"budget     {replay.budget}: an alarm takes {odds}",
         "",
     ]
+    if replay.labelling is not None:
+        lines += _label_lines(replay.labelling)
     if not replay.findings:
         lines.append("No findings: nothing in the live data speaks against the reference strongly enough.")
     else:

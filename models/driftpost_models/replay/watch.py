@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from driftpost_models.replay.labelled import LabelWatch
 from driftpost_models.replay.tables import Numbers
 from driftpost_models.replay.trace import Trace
 from driftpost_models.runtime import Array
@@ -69,6 +71,7 @@ class Watch:
         log_threshold: from `Budget.log_threshold`.
         window_rows: rows of a window.
         trace: what the course is kept in, for a plot; None keeps none.
+        labelled: compares answers with labels; None where nothing is known of them.
 
     Attributes:
         rows: rows read so far.
@@ -77,12 +80,20 @@ class Watch:
     """
 
     def __init__(
-        self, calibration: Calibration, log_threshold: float, window_rows: int, trace: Trace | None = None
+        self,
+        calibration: Calibration,
+        log_threshold: float,
+        window_rows: int,
+        trace: Trace | None = None,
+        labelled: LabelWatch | None = None,
     ) -> None:
         self._accumulator = WindowAccumulator(calibration.schema)
         self._detector = DriftDetector(calibration, log_threshold)
         self._size = window_rows
         self._trace = trace
+        self._labelled = labelled
+        if labelled is not None and labelled.mix is not None:
+            self._detector.name_changes(labelled.mix.interpret)
         self.rows = 0
         self.windows = 0
         self.findings: list[Finding] = []
@@ -92,21 +103,39 @@ class Watch:
         """Rows until the open window closes."""
         return self._size - self._accumulator.rows
 
-    def feed(self, values: Numbers, codes: Mapping[str, Array] | None = None) -> None:
+    def feed(
+        self,
+        values: Numbers,
+        codes: Mapping[str, Array] | None = None,
+        labels: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         """Take rows in time order.
 
         Args:
             values: float64[rows, S_scalar].
             codes: tensors of the codes streams; then at most `room` rows.
+            labels: int64[rows], true classes, -1 where unknown; None without any.
         """
         start = 0
         while start < len(values):
             stop = min(start + self.room, len(values))
             self._accumulator.update(values[start:stop], codes)
+            if self._labelled is not None:
+                self._labelled.feed(values[start:stop], None if labels is None else labels[start:stop])
             self.rows += stop - start
             start = stop
             if not self.room:
                 self._close()
+
+    @property
+    def drifting(self) -> tuple[str, ...]:
+        """Streams with an alarm that stands; not those of a class mix that explains them."""
+        return tuple(
+            name
+            for alarm in self._detector.standing
+            if alarm.kind != "label_shift"
+            for name, _ in alarm.streams
+        )
 
     def finish(self) -> None:
         """Close the last window, as a device does when it stops."""
@@ -117,7 +146,8 @@ class Watch:
         window, transitions = self._accumulator.take()
         begin = self.rows - window.rows
         alarms = self._detector.step(transitions, window)
-        for alarm in alarms:
+        said = [] if self._labelled is None else self._labelled.close(begin, window, self.drifting)
+        for alarm in (*alarms, *said):
             if alarm.state == "raised":
                 self.findings.append(self._finding(alarm, begin))
             else:
