@@ -21,6 +21,7 @@ from driftpost_models.feeder import Feeder, spread
 from driftpost_models.golden import GOLDEN_ROWS, Golden, replay, tolerances
 from driftpost_models.image_files import ImageScale
 from driftpost_models.isolated import IsolatedRuntime
+from driftpost_models.open_baseline import build_open_baseline, example_only, random_rows
 from driftpost_models.policy import Policy, parse_policy
 from driftpost_models.probes.config import ProbesConfig, parse_probes
 from driftpost_models.reference import Reference
@@ -57,7 +58,7 @@ class Built:
 
 def build_bundle(
     model: Path,
-    reference: Path,
+    reference: Path | None,
     out: Path,
     *,
     name: str | None = None,
@@ -83,7 +84,8 @@ def build_bundle(
 
     Args:
         model: the .onnx or .tflite file.
-        reference: .npz, .npy, .csv, or a folder of images or of raw tensors; rows in time order.
+        reference: .npz, .npy, .csv, or a folder of images or of raw tensors; rows in time order. None makes a
+            bundle whose devices learn their own normal before they watch.
         out: the file to write.
         name: the model's name; the file's by default.
         version: the model's version; the first digits of its hash by default.
@@ -126,10 +128,17 @@ def build_bundle(
             row_seconds=row_seconds,
             local=policy.season is not None and policy.season.local,
         )
-        data = load_reference(reference, runtime.inputs, options)
-        baseline = build_baseline(
-            runtime, data, policy=policy, config=wishes, classes=classes, progress=progress
+        data = (
+            random_rows(runtime.inputs)
+            if reference is None
+            else load_reference(reference, runtime.inputs, options)
         )
+        if reference is None or example_only(data, policy):
+            baseline = build_open_baseline(runtime, data, policy=policy, config=wishes, classes=classes)
+        else:
+            baseline = build_baseline(
+                runtime, data, policy=policy, config=wishes, classes=classes, progress=progress
+            )
         inputs, outputs, facts = runtime.inputs, runtime.outputs, (runtime.version, runtime.provider)
     except (InferenceFailed, RuntimeCrashed) as error:
         raise ModelRefused(
@@ -161,7 +170,7 @@ def build_bundle(
         provenance={
             "model": {"file": model.name, "sha256": digest, "bytes": len(content), "kind": kind},
             "reference": {
-                "file": reference.name,
+                "file": "" if reference is None else reference.name,
                 "source": data.source,
                 "sha256": data.sha256,
                 "rows": data.rows,

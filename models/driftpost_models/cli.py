@@ -43,10 +43,10 @@ def bundle() -> None:
 @click.option("--model", required=True, type=_MODEL, help="The .onnx or .tflite file.")
 @click.option(
     "--reference",
-    required=True,
     type=_REFERENCE,
     help="What the model saw when all was well, in time order: .npz, .npy, .csv (with a header), "
-    "a folder of images or of raw tensors (.bin).",
+    "a folder of images or of raw tensors (.bin). Without one every device learns its own normal first "
+    "(policy.site.commission says how long).",
 )
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
@@ -74,7 +74,7 @@ def bundle() -> None:
 @click.option("--window-seconds", type=float, help="Length of a window.")
 def build(  # noqa: PLR0917 - click passes every option by name
     model: Path,
-    reference: Path,
+    reference: Path | None,
     out: Path,
     labels: str | None,
     classes_file: Path | None,
@@ -92,6 +92,8 @@ def build(  # noqa: PLR0917 - click passes every option by name
     window_seconds: float | None,
 ) -> None:
     """Build a bundle from a model and reference data."""
+    if reference is None and labels is not None:
+        raise click.UsageError("--labels are of a reference; give --reference as well")
     try:
         with ProgressBars() as bars:
             built = build_bundle(

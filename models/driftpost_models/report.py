@@ -12,6 +12,7 @@ import numpy.typing as npt
 from driftpost_models.build import Built
 from driftpost_models.bundle import Bundle
 from driftpost_models.runtime import TensorSpec
+from driftpost_models.site_policy import HOLD
 from driftpost_sketches.labels.betting import confidence_sequence
 from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.labels.reliability import STEPS
@@ -167,6 +168,8 @@ def _reference_lines(bundle: Bundle) -> list[str]:
     reference = bundle.provenance.get("reference")
     if not isinstance(reference, Mapping):
         return []
+    if reference.get("source") == "none":
+        return ["  reference  none: every device learns its own normal"]
     lines = [
         f"  reference  {reference.get('rows')} rows of {reference.get('source')} from {reference.get('file')}"
         + (", labelled" if reference.get("labelled") else "")
@@ -184,7 +187,17 @@ def _policy_lines(bundle: Bundle) -> list[str]:
         f"  policy     {policy.budget} false alarms, smallest change {policy.smallest_effect:g} sd, "
         f"windows of {policy.window_seconds:g} s",
         f"             on a bad verdict: {policy.on_bad_verdict}{reasons}{least}",
+        *_site_lines(bundle),
     ]
+
+
+def _site_lines(bundle: Bundle) -> list[str]:
+    site = bundle.policy.site
+    if not site.baseline and not bundle.unknown_streams:
+        return []
+    what = "learns its own normal" if bundle.unknown_streams else "learns its own normal beside the reference"
+    alarm = "an alarm stops it" if site.on_alarm == HOLD else "alarms do not stop it"
+    return [f"             a device {what} for {site.plan}; {alarm}"]
 
 
 def _stream_lines(bundle: Bundle) -> list[str]:
@@ -192,7 +205,11 @@ def _stream_lines(bundle: Bundle) -> list[str]:
     tracked = set(calibration.tracked_names)
     lines = [f"  streams    {len(schema.streams)}, {len(tracked)} of them watched"]
     width = max(len(stream.name) for stream in schema.streams)
+    unknown = set(bundle.unknown_streams)
     for index, stream in enumerate(schema.streams[:_MAX_STREAM_LINES]):
+        if stream.name in unknown:
+            lines.append(f"    {stream.name:<{width}}  {stream.role.value:<7}  learnt on the device")
+            continue
         summary = calibration.baseline.summary(schema, index)
         if stream.kind is StreamKind.NUMERIC:
             unit = f" {stream.unit}" if stream.unit else ""
