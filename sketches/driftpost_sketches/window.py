@@ -221,7 +221,8 @@ class Window:
         mean = std = math.nan
         # Extremes are withheld where counts were released with noise, and moments follow from the counts.
         exact = n > 0 and not self.noise
-        if n and stream.kind is StreamKind.NUMERIC:
+        # Without edges nobody knows the stream's scale: what was clipped to one says nothing.
+        if n and stream.kind is StreamKind.NUMERIC and stream.edges:
             z = float(self.sum1[i]) / n
             spread = math.sqrt(max(float(self.sum2[i]) / n - z * z, 0.0))
             mean = stream.center + stream.scale * z / FIXED_POINT
