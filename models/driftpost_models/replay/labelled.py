@@ -22,6 +22,8 @@ LABEL_SHARE = 0.1
 """Of the false-alarm budget that delayed labels may use."""
 
 
+CHANGED = "labels show another error rate than the reference, so confidences mean something else now"
+
 RECENT_WINDOWS = 16
 """Windows that the last estimate rests on, as many as an incident is measured on."""
 
@@ -150,6 +152,7 @@ class LabelWatch:
             independent=self._calibration.tau(self.record.confidence) if tracked else 1.0,
             drifting=inputs_among(schema, drifting),
             mix=reading,
+            concept=CHANGED if self._detector.standing else "",
         )
 
 

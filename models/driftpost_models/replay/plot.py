@@ -64,8 +64,10 @@ def draw(replay: Replay, path: Path) -> None:
     for finding in replay.findings:
         for name, _ in finding.streams:
             by_stream.setdefault(name, []).append(finding)
-    names = list(by_stream)[:MAX_PANELS]
-    heights = [_PANEL] * len(names) + [_EVIDENCE]
+    schema = replay.calibration.schema
+    names = [name for name in by_stream if name in schema][:MAX_PANELS]
+    labelled = replay.labelling is not None and len(replay.labelling.course) > 0
+    heights = [_PANEL] * (len(names) + labelled) + [_EVIDENCE]
     # Drawn without pyplot: no global state, no display.
     figure = Figure(figsize=(_WIDTH, sum(heights) + 1.2), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -76,8 +78,12 @@ def draw(replay: Replay, path: Path) -> None:
     rows = np.array([p.start for p in points] + [replay.rows], dtype=np.float64)
     for place, name in enumerate(names):
         _stream(panels[place], replay, name, rows, by_stream[name], legend=place == 0)
+    if labelled:
+        _errors(panels[len(names)], replay)
     _evidence(panels[-1], replay, rows)
-    figure.suptitle(_title(replay, len(by_stream) - len(names)), fontsize=11, x=0.01, ha="left")
+    figure.suptitle(
+        _title(replay, sum(name in schema for name in by_stream) - len(names)), fontsize=11, x=0.01, ha="left"
+    )
     figure.savefig(path, format="png")
 
 
@@ -183,6 +189,29 @@ def _band(stream: Stream, share: Numbers, low: float, high: float) -> tuple[floa
     below = np.concatenate([[0.0], np.cumsum(share)])
     lower, upper = np.interp(_BAND, below, borders)
     return float(lower), float(upper)
+
+
+def _errors(axes: Axes, replay: Replay) -> None:
+    """Error rate by window, where there are labels, beside what is estimated without them."""
+    found = replay.labelling
+    assert found is not None
+    starts = np.array([start for start, _, _ in found.course] + [replay.rows], dtype=np.float64)
+    wrong = np.array([rate for _, rate, _ in found.course])
+    guessed = 1.0 - np.array([accuracy for _, _, accuracy in found.course])
+    axes.axhline(found.record.labels.error_rate, color=_GREEN, lw=1.2, ls="--", label="reference")
+    if np.isfinite(guessed).any():
+        axes.step(starts, _held(guessed), where="post", color=_SKY, lw=1.3, label="estimated without labels")
+    if np.isfinite(wrong).any():
+        axes.step(starts, _held(wrong), where="post", color=_BLUE, lw=1.3, label="by labels")
+    for number, finding in enumerate(one for one in replay.findings if one.kind == "concept"):
+        first = number == 0
+        axes.axvline(
+            finding.onset_row, color=_RED, lw=1.1, ls=":", label="estimated onset" if first else None
+        )
+        axes.axvline(finding.row, color=_RED, lw=1.5, label="alarm" if first else None)
+    axes.set_title("share of answers that are wrong", fontsize=9.5, loc="left")
+    _tidy(axes)
+    axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False)
 
 
 def _evidence(axes: Axes, replay: Replay, rows: Numbers) -> None:

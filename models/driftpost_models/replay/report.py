@@ -183,6 +183,8 @@ def _size(finding: Finding) -> str:
         return f"{finding.effect:+.2f} sd" if abs(finding.effect) < 1000 else f"{finding.effect:+.0e} sd"
     if finding.kind in _RELATIVE:
         return f"x{1.0 + finding.effect:.2f}"
+    if finding.kind == "concept":
+        return f"{finding.effect_natural:+.0%} wrong"
     return f"{finding.effect:+.0%} rows"
 
 

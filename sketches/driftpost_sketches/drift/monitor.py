@@ -45,6 +45,7 @@ HELD = 3.0  # log evidence from which a family of a named stream is held with th
 MAX_PRINCIPALS = 64  # streams whose return to normal clears an alarm; bounds the state
 # Sides that one change may show: of a distribution, of a sensor that lost its freedom.
 FACETS = (frozenset({"shift", "scale", "noisy", "shape"}), frozenset({"stuck", "quantized", "saturated"}))
+EXPLANATIONS = frozenset({"label_shift"})  # kinds that account for every stream at once
 REVERSIBLE = frozenset({"shift"})
 # Charged to every bet for every window. A bet that can neither win nor lose (on a constant) would otherwise
 # gather one unit a window and reach the threshold by the calendar.
@@ -116,7 +117,7 @@ class Monitor:
         alarms = self._clear(log_e, sums)
         self._reopen()
         while (found := self._crossing()) is not None:
-            earlier = self._same_change(found)
+            earlier = self._same_change(found) or self._same_explanation(found)
             if earlier is not None:
                 self._join(earlier, found)
             else:
@@ -156,6 +157,17 @@ class Monitor:
         # Another side of a change that is known, unless the stream has moved on from there.
         known = max(holding, key=lambda s: s.raised_at)
         return None if self._moved_on(known, t, took, Family(int(self._families[found]))) else known
+
+    def _same_explanation(self, found: tuple[int, int]) -> Standing | None:
+        """The standing alarm that told what explains this evidence too, such as another mix of classes."""
+        explained = [s for s in self.standing if s.alarm.kind in EXPLANATIONS]
+        if self.interpret is None or not explained:
+            return None
+        t, changed = found[0], self.recent.since(self._took(found))
+        measured = self.reference.measure(t, changed[t])
+        change = describe(self.reference, t, Family(int(self._families[found])), measured)
+        kind = self.interpret(change, [t], changed).kind
+        return next((s for s in explained if s.alarm.kind == kind), None)
 
     def _took(self, found: tuple[int, int]) -> int:
         """Windows since the change that a bet sees began.

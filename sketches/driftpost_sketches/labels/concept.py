@@ -91,7 +91,8 @@ class ConceptDetector:
         effective = np.maximum(rows / max(independent, 1.0), 1.0)
         # Half an error more than was seen: a reference without any does not make errors impossible.
         rate = (loss + 0.5) / (rows + 1.0)
-        gate = smallest_effect * np.sqrt(rate * (1.0 - rate))
+        self._spread = np.sqrt(rate * (1.0 - rate))
+        gate = smallest_effect * self._spread
         above = np.array([_bound(p, n, errors) for p, n in zip(self.usual, effective, strict=True)])
         below = np.array(
             [1.0 - _bound(1.0 - p, n, errors) for p, n in zip(self.usual, effective, strict=True)]
@@ -211,7 +212,7 @@ class ConceptDetector:
             streams=tuple((self._names[g], float(strength[g]) / total) for g in named),
             kind="concept",
             log_e=log_e,
-            effect=(changed - usual) / math.sqrt(max(usual * (1.0 - usual), 1e-4)),
+            effect=(changed - usual) / float(self._spread[group]),
             effect_natural=changed - usual,
             unit=SHARE,
             direction="up" if changed >= usual else "down",

@@ -85,6 +85,7 @@ def estimate_accuracy(
     independent: float = 1.0,
     drifting: Collection[str] = (),
     mix: ClassMixReading | None = None,
+    concept: str = "",
 ) -> Estimate | None:
     """Estimate the accuracy of a window's answers.
 
@@ -97,6 +98,7 @@ def estimate_accuracy(
         drifting: names of input streams with an alarm that stands.
         mix: what the class mix says of the window; where it explains the change, inputs have not left the
             reference.
+        concept: what labels say against it, in a clause; "" where they do not.
 
     Returns:
         None where the record has no confidences, or the window no answers.
@@ -140,7 +142,7 @@ def estimate_accuracy(
         threshold_high=min(reached + width, 1.0) * (1.0 - outside) + outside,
         reference=usual,
         outside=outside,
-        doubts=doubts,
+        doubts=(*doubts, concept) if concept else doubts,
     )
 
 
