@@ -23,10 +23,8 @@ SLICES = (
     Slice("load", "class", 3, "load where class is 3"),
 )
 PLAN = DerivedPlan(COLUMNS, DAY, SLICES)
-# The middle of ten minutes, five after which the phases of 6 to 12 and of 12 to 18 meet.
+# The middle of ten minutes; the phases of 6 to 12 and of 12 to 18 meet five minutes before it.
 NOON = 12 * 3600.0 + 300.0
-    12 * 3600.0 + 300.0
-)  # the middle of ten minutes; phases of 6 to 12 and 12 to 18 meet five minutes before
 USUAL = 25.0 + 10.0 * 300.0 / (6 * 3600.0)
 
 
