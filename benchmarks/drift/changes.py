@@ -17,6 +17,7 @@ HORIZON_ROWS = 40_000  # watched after it; what is not found by then counts as m
 Change = Callable[[FloatArray, float], FloatArray]
 
 CHANGES: dict[str, Change] = {
+    "mean01": lambda values, before: values + 0.1,
     "mean025": lambda values, before: values + 0.25,
     "mean05": lambda values, before: values + 0.5,
     "mean1": lambda values, before: values + 1.0,
@@ -27,6 +28,7 @@ CHANGES: dict[str, Change] = {
     "ramp": lambda values, before: values + np.minimum(np.arange(len(values)) / RAMP_ROWS, 1.0),
 }
 WORDS = {
+    "mean01": "mean +0.1 sd",
     "mean025": "mean +0.25 sd",
     "mean05": "mean +0.5 sd",
     "mean1": "mean +1 sd",

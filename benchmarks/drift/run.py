@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,14 +16,15 @@ from typing import Any
 
 import click
 from benchmarks.drift import product, table
+from benchmarks.drift.cost import costs
 from benchmarks.drift.peers import TRIALS_PER_DEVICE
 from benchmarks.drift.streams import DELAY_SOURCES, SOURCES
 
 STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
 # In the comparison everyone is tuned to one false alarm a device-day at most: few days suffice to measure it.
-COMPARED = (50_000, 30_000, 20_000, 10_000, 5_000, 2_000, 1_000)
+COMPARED = tuple(round(100_000 / 1.2**k) for k in range(30))
 PEER_SOURCES = ("iid", "ar5", "ar9")
-PARTS = ("null", "delay", "peers")
+PARTS = ("null", "delay", "peers", "cost")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Size:
 
 
 FULL = Size(devices=100, days=10, trials=60, peer_days=10)
-QUICK = Size(devices=4, days=10, trials=10, peer_days=3)
+QUICK = Size(devices=4, days=10, trials=10, peer_days=5)
 
 
 class Benchmark:
@@ -76,6 +78,13 @@ class Benchmark:
               f"at a budget of {STRICT} per 1,000 device-days (target: met or missed)\n")  # fmt: skip
         print(table.delay_table(found))
 
+    def cost(self) -> None:
+        """Measures what the detectors take of a device."""
+        print("\nCost on this machine\n\n| what | measured | unit |\n| --- | --- | --- |")
+        for name, (value, unit) in costs(self.seed).items():
+            self._metric(name, value, unit)
+            print(f"| `{name}` | {value:.3g} | {unit} |")
+
     def peers(self, python: Path, sources: Sequence[str]) -> None:
         """Measures the others beside driftpost, each at about one false alarm a device-day."""
         for source in sources:
@@ -113,8 +122,14 @@ class Benchmark:
     def _tuned(self, source: str) -> tuple[int, int]:
         """The laxest budget at which driftpost raised at most one false alarm a device-day, and how many."""
         days = self.size.peer_days
-        found = product.false_alarms(self.seed, source, 0, days, *COMPARED)
-        return next(((b, count) for b, count in found.items() if count <= days), (COMPARED[-1], days))
+        counts: dict[int, int] = {}
+
+        def quiet(budget: int) -> bool:
+            counts[budget] = product.false_alarms(self.seed, source, 0, days, budget)[budget]
+            return counts[budget] <= days
+
+        budget = COMPARED[min(bisect_left(COMPARED, True, key=quiet), len(COMPARED) - 1)]
+        return budget, counts[budget]
 
     def _delays(self, source: str, budget: int) -> dict[str, list[float]]:
         devices = -(-self.size.trials // TRIALS_PER_DEVICE)
@@ -161,6 +176,8 @@ def main(
             benchmark.false_alarms(sources)
         if "delay" in parts:
             benchmark.delays([source for source in sources if source in DELAY_SOURCES])
+        if "cost" in parts:
+            benchmark.cost()
         if "peers" in parts and peers_python is not None:
             benchmark.peers(peers_python, [source for source in sources if source in PEER_SOURCES])
     out.parent.mkdir(parents=True, exist_ok=True)

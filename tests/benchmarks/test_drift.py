@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from benchmarks.drift import product, table
 from benchmarks.drift.changes import CHANGES, WORDS
-from benchmarks.drift.peers import ks_alarms, psi_alarms
+from benchmarks.drift.peers import chi_square_alarms, cusum_alarms, ks_alarms, psi_alarms
 from benchmarks.drift.screen import highest_evidence, stays_silent
 from benchmarks.drift.streams import DAY_ROWS, SOURCES, live
 
@@ -55,6 +55,17 @@ def test_the_windowed_tests_keep_their_level_and_find_a_shift():
     assert 0.03 < len(ks_alarms(known, quiet, 0.05)) / 2_000 < 0.07
     assert ks_alarms(known, quiet + 1.0, 1e-3)[0] == 100
     assert psi_alarms(known, quiet + 1.0, 0.3)[0] == 100
+    assert 0.03 < len(chi_square_alarms(known, quiet, 0.05)) / 2_000 < 0.07
+    assert chi_square_alarms(known, quiet + 1.0, 1e-6)[0] == 100
+
+
+def test_the_cusum_finds_shifts_up_and_down_and_begins_anew():
+    rng = np.random.default_rng(2)
+    known = 5.0 + 2.0 * rng.normal(size=10_000)
+    for shift in (2.0, -2.0):
+        rows = cusum_alarms(known, known[:2_000] + shift, 5.0)
+        assert rows[0] < 40
+        assert len(rows) > 50
 
 
 def test_false_alarms_are_counted_at_every_budget():
