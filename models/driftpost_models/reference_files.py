@@ -76,11 +76,16 @@ def load_reference(path: Path, inputs: Sequence[TensorSpec], options: ReferenceO
         times = regular(options.start, options.row_seconds, reference.rows, local=options.local)
         reference.set_times(times)
     if options.time is not None and reference.times is None:
-        raise ReferenceRefused(
-            f"{path.name} has no column {options.time!r} with the times of its rows: give one, or --start "
-            "and --row-seconds"
-        )
+        raise _without_times(path.name, options.time)
     return reference
+
+
+def _without_times(name: str, wanted: str, there: Sequence[str] = ()) -> ReferenceRefused:
+    has = f" (it has: {', '.join(there)})" if there else ""
+    return ReferenceRefused(
+        f"{name} has no column {wanted!r} with the times of its rows{has}: give one, or --start and "
+        "--row-seconds"
+    )
 
 
 def _load(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) -> Reference:
@@ -139,7 +144,9 @@ def _arrays(
     else:
         _check_labels(options)
     times = None
-    if options.time is not None and options.time in given:
+    if options.time is not None:
+        if options.time not in given:
+            raise _without_times("the reference", options.time, tuple(given))
         times = _times(given.pop(options.time), options)
     names = [spec.name for spec in inputs]
     if not given:
@@ -236,7 +243,9 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], options: ReferenceOptions) ->
     else:
         _check_labels(options)
     times = None
-    if options.time is not None and options.time in header:
+    if options.time is not None:
+        if options.time not in header:
+            raise _without_times(path.name, options.time, header)
         at = header.index(options.time)
         times = _times([line[at] for line in lines], options)
         if options.time in taken:
