@@ -1,0 +1,71 @@
+"""Real recordings against the hour: what is left beyond the daily course is silent until it changes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from driftpost_models.replay.columns import Wishes
+from driftpost_models.replay.replay import Replay, replay_table
+from driftpost_models.replay.setup import Setup
+from realdata import REALDATA, needs_realdata
+
+pytestmark = needs_realdata
+
+DATA = REALDATA / "data"
+REFERENCE_ROWS, CHANGE = 10_000, 17_424  # Victoria's columns are alive from that row on
+HALF_HOUR, HOUR, FIVE_MINUTES = 1800.0, 3600.0, 300.0
+
+
+def _split(path: Path, folder: Path, first: int, last: int | None = None) -> tuple[Path, Path]:
+    """A file's rows before `first` as a reference, and those from there to `last` as live ones."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    made = []
+    for name, part in (("reference.csv", rows[:first]), ("live.csv", rows[first:last])):
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *part])
+        made.append(folder / name)
+    return made[0], made[1]
+
+
+def _electricity(folder: Path, last: int) -> Replay:
+    files = _split(DATA / "streams" / "elec.csv", folder, REFERENCE_ROWS, last)
+    # The recording begins on 7 May 1996 at midnight; its own column of times is the day's share.
+    setup = Setup(row_seconds=HALF_HOUR, season="hour-of-week", start="1996-05-07T00:00")
+    return replay_table(*files, setup, Wishes(labels="class", ignore=frozenset({"period"})))
+
+
+def test_electricity_is_quiet_for_five_months_of_days_and_weeks(tmp_path: Path) -> None:
+    result = _electricity(tmp_path, CHANGE)
+    assert result.findings == ()
+    assert "nswdemand for its hour of week" in result.calibration.tracked_names
+    (note,) = [note for note in result.notes if "usual for the hour of week" in note]
+    assert "nswdemand (7" in note
+
+
+def test_electricity_changes_where_it_does_with_a_season_too(tmp_path: Path) -> None:
+    result = _electricity(tmp_path, 20_000)
+    first = result.findings[0]
+    assert {"transfer", "vicdemand", "vicprice"} <= {name for name, _ in first.streams}
+    assert first.onset_row <= CHANGE - REFERENCE_ROWS <= first.row < CHANGE - REFERENCE_ROWS + 100
+
+
+@pytest.mark.parametrize("name", ["art_daily_no_noise", "art_flatline", "art_noisy"])
+def test_controls_without_anomaly_stay_silent_against_the_hour(tmp_path: Path, name: str) -> None:
+    files = _split(DATA / "nab" / f"{name}.csv", tmp_path, 2016)
+    assert (
+        replay_table(*files, Setup(row_seconds=FIVE_MINUTES, season="hour-of-day"), Wishes()).findings == ()
+    )
+
+
+def test_an_offices_hours_are_known_and_its_year_is_not(tmp_path: Path) -> None:
+    """A course of the day is small beside the half year that the reference lacks; the notes say how small."""
+    files = _split(DATA / "nab" / "ambient_temperature_system_failure.csv", tmp_path, 3_633)
+    result = replay_table(*files, Setup(row_seconds=HOUR, season="hour-of-day"), Wishes())
+    assert any("value (4%)" in note for note in result.notes)
+    (short,) = [note for note in result.notes if "until then changes below" in note]
+    assert short.startswith("value for its hour of day")
+    assert all(f.stream == "value for its hour of day" for f in result.findings)
