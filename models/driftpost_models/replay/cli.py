@@ -12,7 +12,8 @@ from driftpost_models.errors import ModelError
 from driftpost_models.image_files import ImageScale
 from driftpost_models.progress_bars import ProgressBars
 from driftpost_models.replay.columns import Wishes
-from driftpost_models.replay.replay import Replay, replay_bundle, replay_table
+from driftpost_models.replay.commission import LEAST_ROWS
+from driftpost_models.replay.replay import Replay, replay_bundle, replay_commissioned, replay_table
 from driftpost_models.replay.report import json_lines, text
 from driftpost_models.replay.setup import Setup
 
@@ -67,6 +68,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--time", metavar="COLUMN", help="The column of times; else the first one that looks like it.")
 @click.option("--start", metavar="TIME", help="Time of the first reference row, where no column has times.")
 @click.option("--live-start", metavar="TIME", help="Of the first live row; else it follows the reference.")
+@click.option(
+    "--commission",
+    metavar="ROWS",
+    type=click.IntRange(min=LEAST_ROWS),
+    help="Learn the device's own normal from this many first live rows, and watch by it from then on. "
+    "Without --reference and --bundle this is all there is to go by.",
+)
 @click.option("--image-scale", help="With --bundle and images: as for `driftpost bundle build`.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, for programs.")
 @click.option(
@@ -91,13 +99,17 @@ def replay(  # noqa: PLR0917 - click passes every option by name
     time: str | None,
     start: str | None,
     live_start: str | None,
+    commission: int | None,
     image_scale: str | None,
     as_json: bool,
     plot: Path | None,
 ) -> None:
     """Run the device's detectors over recorded data: what would they have said, and when?"""
     columns = bool(categorical or numeric or ignore or season or slices or live_start)
-    _check_options(reference, bundle_file, columns, image_scale, plot)
+    if reference is None and bundle_file is None and commission is not None:
+        _check_alone(plot, labels=labels, derived=bool(season or slices or start or live_start))
+    else:
+        _check_options(reference, bundle_file, columns, image_scale, plot)
     if bundle_file is not None and (prediction or confidence):
         raise click.UsageError("--prediction and --confidence are for --reference; a bundle's model answers")
     if confidence is not None and prediction is None:
@@ -110,7 +122,7 @@ def replay(  # noqa: PLR0917 - click passes every option by name
         raise click.UsageError("--live-start goes with --start")
     setup = Setup(
         budget, window, row_seconds, smallest_effect, trace=plot is not None,
-        season=season, slices=slices, start=start, live_start=live_start,
+        season=season, slices=slices, start=start, live_start=live_start, commission=commission,
     )  # fmt: skip
     try:
         with ProgressBars() as bars:
@@ -125,12 +137,14 @@ def replay(  # noqa: PLR0917 - click passes every option by name
                     tell=bars.update,
                 )
             else:
-                assert reference is not None
                 wishes = Wishes(
                     frozenset(categorical), frozenset(numeric), frozenset(ignore),
                     labels=labels, prediction=prediction, confidence=confidence, time=time,
                 )  # fmt: skip
-                result = replay_table(reference, live, setup, wishes, bars.update)
+                if reference is None:
+                    result = replay_commissioned(live, setup, wishes, bars.update)
+                else:
+                    result = replay_table(reference, live, setup, wishes, bars.update)
     except ModelError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -142,6 +156,15 @@ def replay(  # noqa: PLR0917 - click passes every option by name
         _draw(result, plot, quiet=as_json)
 
 
+def _check_alone(plot: Path | None, *, labels: str | None, derived: bool) -> None:
+    if labels is not None or derived:
+        raise click.UsageError(
+            "--labels, --season, --slice, --start and --live-start need a --reference or a --bundle"
+        )
+    if plot is not None:
+        raise click.UsageError("--plot needs a --reference or a --bundle to draw against")
+
+
 def _check_options(
     reference: Path | None,
     bundle_file: Path | None,
@@ -150,7 +173,9 @@ def _check_options(
     plot: Path | None,
 ) -> None:
     if (reference is None) == (bundle_file is None):
-        raise click.UsageError("give either --reference or --bundle (which holds its own reference)")
+        raise click.UsageError(
+            "give either --reference or --bundle (which holds its own reference), or only --commission ROWS"
+        )
     if bundle_file is not None and columns:
         raise click.UsageError(
             "--categorical, --numeric, --ignore, --season, --slice and --live-start are for --reference; "

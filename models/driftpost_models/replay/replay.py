@@ -13,8 +13,10 @@ import numpy as np
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ConfigError, TableRefused
 from driftpost_models.image_files import ImageScale
+from driftpost_models.open_baseline import nothing_known
 from driftpost_models.policy import DEFAULT_BUDGET, DEFAULT_SMALLEST_EFFECT
 from driftpost_models.replay.columns import Encoder, Progress, Wishes, learn
+from driftpost_models.replay.commission import LEAST_ROWS, Commissioned, FirstRows, commissioned, site_watch
 from driftpost_models.replay.derive import Clock, derive
 from driftpost_models.replay.labelled import LABEL_SHARE, Labelling, LabelWatch
 from driftpost_models.replay.model_rows import Times, feed_model
@@ -23,6 +25,7 @@ from driftpost_models.replay.tables import open_table
 from driftpost_models.replay.trace import Trace
 from driftpost_models.replay.truth import Truth
 from driftpost_models.replay.watch import MAX_LOG_E, Finding, Watch
+from driftpost_sketches.commissioning.watch import SiteWatch
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.chain import Chain
@@ -30,6 +33,7 @@ from driftpost_sketches.drift.reference_notes import FEW_INDEPENDENT, LONG_MEMOR
 from driftpost_sketches.errors import CalibrationError, SketchError
 from driftpost_sketches.labels.concept import STREAM as ERROR_RATE
 from driftpost_sketches.labels.record import PerformanceRecord
+from driftpost_sketches.schema import Schema
 
 DEFAULT_WINDOW_ROWS = 100
 """Rows: short against what a person would wait for, long enough that a window holds every usual value."""
@@ -53,6 +57,7 @@ class Replay:
         notes: what a person should know, in sentences.
         trace: the course; None where it was not asked for.
         labelling: what labels, and answers without labels, tell; None without a labelled reference.
+        commissioned: what the device learnt of its own normal; None where it was not asked to.
     """
 
     rows: int
@@ -66,6 +71,7 @@ class Replay:
     notes: tuple[str, ...]
     trace: Trace | None
     labelling: Labelling | None = None
+    commissioned: Commissioned | None = None
 
 
 def replay_table(
@@ -117,7 +123,8 @@ def replay_table(
     labelled, threshold = _label_watch(
         record, calibration, budget, window_rows * row_seconds, effect, () if truth is None else truth.names
     )
-    watch = Watch(calibration, threshold, window_rows, trace, labelled)
+    site = _site(setup, calibration, (), threshold, effect, labelled)
+    watch = Watch(calibration, threshold, window_rows, trace, labelled, site=site)
     encoder = Encoder(live_table, learned.columns)
     for block in live_table.blocks():
         seconds = clock.live(live_table, block) if derived.plan.needs_time else None
@@ -136,6 +143,51 @@ def replay_table(
         notes=[*notes, *(() if truth is None else truth.notes(record)), *encoder.notes()],
         trace=trace,
         labelling=None if labelled is None else labelled.result(watch.drifting),
+        commissioned=None if site is None else commissioned(site, setup.commission or 0),
+    )
+
+
+def replay_commissioned(live: Path, setup: Setup, wishes: Wishes, tell: Progress | None = None) -> Replay:
+    """Replay live rows without any reference: the first ones teach what is normal, the others are watched.
+
+    Args:
+        live: table of rows in time order.
+        setup: how to replay; `commission` says from how many rows to learn.
+        wishes: what the user said about columns.
+        tell: told how far the work is.
+
+    Raises:
+        TableRefused: the file can not be read.
+        ConfigError: a setting is impossible.
+    """
+    tell = tell or (lambda _step, _done, _all: None)
+    budget = _budget(setup.budget or DEFAULT_BUDGET)
+    rows = setup.commission or LEAST_ROWS
+    table = open_table(live)
+    learned = learn(FirstRows(table, rows), table, wishes, tell)
+    effect = DEFAULT_SMALLEST_EFFECT if setup.smallest_effect is None else setup.smallest_effect
+    nothing = nothing_known(Schema([dataclasses.replace(s, tracked=False) for s in learned.schema.streams]))
+    window_rows = setup.window_rows or DEFAULT_WINDOW_ROWS
+    row_seconds = setup.row_seconds or DEFAULT_ROW_SECONDS
+    threshold = budget.log_threshold(window_rows * row_seconds)
+    names = [stream.name for stream in learned.schema.streams]
+    site = site_watch(nothing, names, rows, threshold, effect=effect, interpret=None)
+    watch = Watch(nothing, threshold, window_rows, site=site)
+    encoder = Encoder(table, learned.columns)
+    for block in table.blocks():
+        watch.feed(encoder.encode(block))
+        tell("replaying", block.done, table.size)
+    watch.finish()
+    return _result(
+        watch,
+        site.site or nothing,
+        budget=budget,
+        window_rows=window_rows,
+        row_seconds=row_seconds,
+        notes=[*learned.notes, *_about_time(setup.row_seconds, learned.row_seconds), *encoder.notes()],
+        trace=None,
+        labelling=None,
+        commissioned=commissioned(site, rows),
     )
 
 
@@ -182,7 +234,11 @@ def replay_bundle(
     labelled, threshold = _label_watch(
         record, calibration, budget, window_rows * row_seconds, effect, bundle.classes
     )
-    watch = Watch(calibration, threshold, window_rows, trace, labelled)
+    site = _site(
+        setup, calibration, bundle.unknown_streams, threshold,
+        policy.smallest_effect if setup.smallest_effect is None else setup.smallest_effect, labelled,
+    )  # fmt: skip
+    watch = Watch(calibration, threshold, window_rows, trace, labelled, site=site)
     data = feed_model(
         bundle, live, watch, labels=labels, image_scale=image_scale,
         times=Times(time, setup.start, row_seconds),
@@ -210,7 +266,23 @@ def replay_bundle(
         notes=notes,
         trace=trace,
         labelling=None if labelled is None else labelled.result(watch.drifting),
+        commissioned=None if site is None else commissioned(site, setup.commission or 0),
     )
+
+
+def _site(  # noqa: PLR0917 - both replays call it alike
+    setup: Setup,
+    calibration: Calibration,
+    unknown: Sequence[str],
+    threshold: float,
+    effect: float,
+    labelled: LabelWatch | None,
+) -> SiteWatch | None:
+    """What learns a normal of the device's own, where that was asked for."""
+    if setup.commission is None:
+        return None
+    interpret = labelled.mix.interpret if labelled is not None and labelled.mix is not None else None
+    return site_watch(calibration, unknown, setup.commission, threshold, effect=effect, interpret=interpret)
 
 
 def _label_watch(  # noqa: PLR0917 - both replays call it alike
@@ -265,11 +337,14 @@ def _result(
     notes: list[str],
     trace: Trace | None,
     labelling: Labelling | None,
+    commissioned: Commissioned | None,
 ) -> Replay:
     window_s = window_rows * row_seconds
-    notes += calibration.notes
-    notes += calibration.short_for(budget, window_s)
-    notes += _about_findings(watch.findings, calibration, window_rows)
+    by = calibration if commissioned is None or commissioned.site is None else commissioned.site
+    notes += [] if commissioned is None else commissioned.notes
+    notes += by.notes
+    notes += by.short_for(budget, window_s)
+    notes += _about_findings(watch.findings, by, window_rows)
     return Replay(
         rows=watch.rows,
         windows=watch.windows,
@@ -282,6 +357,7 @@ def _result(
         notes=tuple(dict.fromkeys(notes)),
         trace=trace,
         labelling=labelling,
+        commissioned=commissioned,
     )
 
 

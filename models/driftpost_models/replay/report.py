@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from driftpost_models.replay.commission import Commissioned
 from driftpost_models.replay.labelled import Labelling
 from driftpost_models.replay.replay import Replay
 from driftpost_models.replay.watch import Finding
@@ -39,8 +40,18 @@ def json_lines(replay: Replay) -> Iterator[str]:
             "row_seconds": replay.row_seconds,
             "log_threshold": replay.log_threshold,
             "labels": None if replay.labelling is None else _labelling(replay.labelling),
+            "commissioning": None if replay.commissioned is None else _commissioned(replay.commissioned),
         }
     )
+
+
+def _commissioned(found: Commissioned) -> dict[str, object]:
+    return {
+        "rows": found.rows,
+        "mode": found.mode.value,
+        "learnt_rows": 0 if found.site is None else found.site.baseline.rows,
+        "skew": list(found.skew),
+    }
 
 
 def _line(plain: Mapping[str, object]) -> str:
@@ -124,6 +135,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "unit": finding.unit,
         "direction": finding.direction,
         "cleared_row": finding.cleared_row,
+        "baseline": finding.baseline,
         "streams": [{"name": name, "share": share} for name, share in finding.streams],
         "text": finding.text,
     }
@@ -137,7 +149,9 @@ def text(replay: Replay) -> str:
     streams = f"{len(kinds)} streams" + (f" ({categorical} of categories)" if categorical else "")
     odds = evidence_in_words(replay.log_threshold)
     lines = [
-        f"reference  {calibration.baseline.rows:,} rows, {streams}",
+        f"reference  {calibration.baseline.rows:,} rows, {streams}"
+        if replay.commissioned is None
+        else _learnt_line(replay, streams),
         f"live       {replay.rows:,} rows, {replay.windows:,} windows of {replay.window_rows:,}, "
         f"{_duration(replay.rows * replay.row_seconds)} at {replay.row_seconds:g} s a row",
         f"budget     {replay.budget}: an alarm takes {odds}",
@@ -157,6 +171,15 @@ def text(replay: Replay) -> str:
     return "\n".join(lines)
 
 
+def _learnt_line(replay: Replay, streams: str) -> str:
+    found, reference = replay.commissioned, replay.calibration
+    assert found is not None
+    own = found.site is reference
+    first = "" if own else f"{reference.baseline.rows:,} rows, {streams}; "
+    learnt = 0 if found.site is None else found.site.baseline.rows
+    return f"reference  {first}own normal learnt from {learnt:,} of the first {found.rows:,} live rows"
+
+
 def _table(replay: Replay) -> list[str]:
     shown = replay.findings[:_MAX_SHOWN]
     width = max(len("stream"), *(min(len(finding.stream), 30) for finding in shown))
@@ -172,6 +195,7 @@ def _table(replay: Replay) -> list[str]:
             f"{finding.kind:<14}  {_size(finding):<12}  {evidence}"
         )
         sentence = finding.text.rpartition(";")[0] or finding.text
+        sentence += " (against its own normal)" if finding.baseline == "site" else ""
         lines += textwrap.wrap(sentence, _WIDTH, initial_indent=" " * 12, subsequent_indent=" " * 12)
     if len(replay.findings) > len(shown):
         lines.append(f"... and {len(replay.findings) - len(shown):,} more (--json shows all)")

@@ -19,6 +19,7 @@ class Setup:
         slices: columns whose values are also watched one by one.
         start: time of the reference's first row (with a bundle, the recording's), if no column has times.
         live_start: time of the first live row; it follows the reference's last one where this is not given.
+        commission: first live rows from which the device learns a normal of its own; None for none.
     """
 
     budget: str | None = None
@@ -30,3 +31,4 @@ class Setup:
     slices: tuple[str, ...] = ()
     start: str | None = None
     live_start: str | None = None
+    commission: int | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -117,8 +118,8 @@ class CsvTable:
 
     def blocks(self) -> Iterator[RowBlock]:
         """See `Table`."""
-        with self.path.open("rb") as file:
-            lines = self._lines(file)
+        # Whoever stops reading half-way closes this: the lines first, then the file under them.
+        with self.path.open("rb") as file, closing(self._lines(file)) as lines:
             next(lines, None)
             start = 0
             pending: list[list[str]] = []
@@ -135,7 +136,7 @@ class CsvTable:
         columns = dict(zip(self.names, zip(*lines, strict=True), strict=True))
         return RowBlock(start, len(lines), columns, done)
 
-    def _lines(self, file: BinaryIO) -> Iterator[list[str]]:
+    def _lines(self, file: BinaryIO) -> Generator[list[str], None, None]:
         """Lines that are not blank, each with as many fields as the header."""
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         reader = csv.reader(_short_lines(text, self.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from driftpost_models.replay.tables import Numbers
 from driftpost_models.replay.trace import Trace
 from driftpost_models.runtime import Array
 from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.commissioning.watch import Mode, SiteWatch, Told
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
+from driftpost_sketches.transitions import Transitions
+from driftpost_sketches.window import Window
 
 MAX_LOG_E = 700.0
 """Logarithm at which an e-value is capped: exp(700) is about 1e304, the largest power that a float holds."""
@@ -38,6 +42,7 @@ class Finding:
         direction: `up`, `down` or `none`.
         text: one sentence for people.
         cleared_row: the last row of the window after which it was over; None while it stands.
+        baseline: what it was compared with: `training` (the reference) or `site` (the device's own normal).
     """
 
     streams: tuple[tuple[str, float], ...]
@@ -51,6 +56,7 @@ class Finding:
     direction: str
     text: str
     cleared_row: int | None = None
+    baseline: str = "training"
 
     @property
     def stream(self) -> str:
@@ -72,6 +78,7 @@ class Watch:
         window_rows: rows of a window.
         trace: what the course is kept in, for a plot; None keeps none.
         labelled: compares answers with labels; None where nothing is known of them.
+        site: learns a normal of the device's own and watches by it; None where only the reference counts.
 
     Attributes:
         rows: rows read so far.
@@ -86,13 +93,16 @@ class Watch:
         window_rows: int,
         trace: Trace | None = None,
         labelled: LabelWatch | None = None,
+        *,
+        site: SiteWatch | None = None,
     ) -> None:
         self._accumulator = WindowAccumulator(calibration.schema)
-        self._detector = DriftDetector(calibration, log_threshold)
+        self._site = site
+        self._detector = DriftDetector(calibration, log_threshold) if site is None else None
         self._size = window_rows
         self._trace = trace
         self._labelled = labelled
-        if labelled is not None and labelled.mix is not None:
+        if self._detector is not None and labelled is not None and labelled.mix is not None:
             self._detector.name_changes(labelled.mix.interpret)
         self.rows = 0
         self.windows = 0
@@ -120,6 +130,8 @@ class Watch:
         while start < len(values):
             stop = min(start + self.room, len(values))
             self._accumulator.update(values[start:stop], codes)
+            if self._site is not None:
+                self._site.update(values[start:stop])
             if self._labelled is not None:
                 self._labelled.feed(values[start:stop], None if labels is None else labels[start:stop])
             self.rows += stop - start
@@ -131,10 +143,7 @@ class Watch:
     def drifting(self) -> tuple[str, ...]:
         """Streams with an alarm that stands; not those of a class mix that explains them."""
         return tuple(
-            name
-            for alarm in self._detector.standing
-            if alarm.kind != "label_shift"
-            for name, _ in alarm.streams
+            name for alarm in self._standing if alarm.kind != "label_shift" for name, _ in alarm.streams
         )
 
     def finish(self) -> None:
@@ -142,20 +151,43 @@ class Watch:
         if self._accumulator.rows:
             self._close()
 
+    @property
+    def _standing(self) -> tuple[Alarm, ...]:
+        if self._site is not None:
+            return self._site.standing
+        assert self._detector is not None
+        return self._detector.standing
+
+    def _step(self, transitions: Transitions, window: Window) -> list[Told]:
+        if self._site is None:
+            assert self._detector is not None
+            return [Told(alarm, "training") for alarm in self._detector.step(transitions, window)]
+        # A recording has no clock of its own: a row is a second, and the plan is in rows.
+        told = self._site.step(transitions, window, float(window.rows))
+        if self._site.mode is Mode.FITTING and self._site.ready is None:
+            self._site.ready = self._site.fit()
+        return told
+
+    def _evidence(self) -> npt.NDArray[np.float64]:
+        if self._site is not None:
+            return self._site.evidence().astype(np.float64)
+        assert self._detector is not None
+        return self._detector.evidence().astype(np.float64)
+
     def _close(self) -> None:
         window, transitions = self._accumulator.take()
         begin = self.rows - window.rows
-        alarms = self._detector.step(transitions, window)
+        told = self._step(transitions, window)
         said = [] if self._labelled is None else self._labelled.close(begin, window, self.drifting)
-        for alarm in (*alarms, *said):
+        for alarm, baseline in (*((t.alarm, t.baseline) for t in told), *((a, "training") for a in said)):
             if alarm.state == "raised":
-                self.findings.append(self._finding(alarm, begin))
+                self.findings.append(dataclasses.replace(self._finding(alarm, begin), baseline=baseline))
             else:
                 self._clear(alarm)
         self.windows += 1
         if self._trace is not None:
-            peak = max((a.log_e for a in alarms if a.state == "raised"), default=-math.inf)
-            self._trace.add(begin, window, self._detector.evidence().astype(np.float64), peak)
+            peak = max((t.alarm.log_e for t in told if t.alarm.state == "raised"), default=-math.inf)
+            self._trace.add(begin, window, self._evidence(), peak)
 
     def _finding(self, alarm: Alarm, begin: int) -> Finding:
         return Finding(
