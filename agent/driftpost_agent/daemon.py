@@ -26,7 +26,7 @@ from driftpost_agent import status
 from driftpost_agent.activation import Activation, PointerStamp
 from driftpost_agent.description import description
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
-from driftpost_agent.footprint import footprint
+from driftpost_agent.footprint import footprint, give_back
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
 from driftpost_agent.ledger_schedule import LedgerSchedule
@@ -198,6 +198,7 @@ class Daemon:
                 self._start()
             except sqlite3.Error as error:
                 raise unusable(self._store.path, error) from error
+            give_back()
             self._notifier.ready(self._summary())
             log.info("ready", extra={"address": f"{self._settings.text('server.host')}:{self._port()}"})
             while not self._exit.wait(ROUND_S):

@@ -5,14 +5,17 @@ A step is never edited after a release: what has to change gets a step of its ow
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
-
-from sqlite_utils import Database
-from sqlite_utils.db import Table
+from typing import TYPE_CHECKING
 
 from driftpost_sync import outbox
 
-Migration = Callable[[Database], None]
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+    from sqlite_utils.db import Table
+
+Migration = Callable[["Database"], None]
 
 
 def m0001_outbox(db: Database) -> None:
@@ -102,6 +105,15 @@ def m0003_readable_views(db: Database) -> None:
 MIGRATIONS: tuple[Migration, ...] = (m0001_outbox, m0002_agent_tables, m0003_readable_views)
 
 
+def up_to_date(connection: sqlite3.Connection) -> bool:
+    """Whether every step was applied already: then sqlite-utils, 10 MB of memory, need not be loaded."""
+    known = connection.execute("select 1 from sqlite_master where name = 'migrations'").fetchone()
+    if known is None:
+        return False
+    applied = {row[0] for row in connection.execute("select name from migrations").fetchall()}
+    return all(step.__name__ in applied for step in MIGRATIONS)
+
+
 def migrate(db: Database) -> list[str]:
     """Bring a database up to date; returns the names of the steps that were applied now.
 
@@ -130,6 +142,8 @@ def migrate(db: Database) -> list[str]:
 
 
 def _table(db: Database, name: str) -> Table:
+    from sqlite_utils.db import Table  # noqa: PLC0415 - loaded only where there is something to migrate
+
     table = db[name]
     assert isinstance(table, Table)
     return table

@@ -7,10 +7,8 @@ import os
 import sqlite3
 from pathlib import Path
 
-from sqlite_utils import Database
-
 from driftpost_agent.errors import StoreUnusable
-from driftpost_agent.migrations import migrate
+from driftpost_agent.migrations import migrate, up_to_date
 
 # Bytes. A window's transaction touches eight pages, of most of them a few bytes: with SQLite's 4 kB a day of
 # five-minute windows writes 10 MB, with 1 kB 4 MB and with these 3 MB (`make bench`).
@@ -70,7 +68,10 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
         verdict = connection.execute("pragma quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise _Damaged(verdict)
-        migrate(Database(connection))
+        if not up_to_date(connection):
+            from sqlite_utils import Database  # noqa: PLC0415 - see `up_to_date`
+
+            migrate(Database(connection))
     except BaseException:
         connection.close()
         raise

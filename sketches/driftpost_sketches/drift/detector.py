@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,24 +34,28 @@ class DriftDetector:
     def __init__(self, calibration: Calibration, log_threshold: float) -> None:
         self._schema_id = calibration.schema.id
         self._names, self._chains = calibration.tracked_names, calibration.chains
-        bets = []
+        bets, tables = [], []
         for t, chain in enumerate(calibration.chains):
             margins = calibration.margins(t).toward(log_threshold, len(calibration.chains))
             stream = calibration.schema.streams[calibration.schema.tracked_streams[t]]
-            bets.append(build_bets(chain, margins, unseen_cell(stream)))
+            # float32 at once: evidence of a step to seven digits, and while all are made half the memory.
+            made = build_bets(chain, margins, unseen_cell(stream))
+            tables.append(made.table.reshape(CELLS * CELLS, -1).astype(np.float32))
+            bets.append(replace(made, table=made.table[:0]))
         tau = np.array([chain.correlation_rows for chain in calibration.chains])
         reference = Reference(
             calibration.schema, calibration.baseline, calibration.chains, tau, persistence=True
         )
         self._monitor = Monitor(reference, bets, log_threshold)
         width = self._monitor.log_r.shape[1]
-        # float32: evidence of a step to seven digits, at half the memory (2 MB for 41 streams).
+        # 2 MB for 41 streams.
         self._tables = np.zeros((len(bets), CELLS * CELLS, width), dtype=np.float32)
         self._repeat = np.zeros((2, len(bets), width))
         for t, b in enumerate(bets):
-            self._tables[t, :, : len(b.weights)] = b.table.reshape(CELLS * CELLS, -1)
+            self._tables[t, :, : len(b.weights)] = tables[t]
             self._repeat[:, t, : len(b.weights)] = b.repeat
-        digest = hashlib.sha256(self._tables.tobytes() + self._repeat.tobytes())
+        digest = hashlib.sha256(self._tables.data)
+        digest.update(self._repeat.data)
         digest.update(repr(log_threshold).encode())
         self._bets_id = digest.digest()[:16]
 
