@@ -187,8 +187,28 @@ def _policy_lines(bundle: Bundle) -> list[str]:
         f"  policy     {policy.budget} false alarms, smallest change {policy.smallest_effect:g} sd, "
         f"windows of {policy.window_seconds:g} s",
         f"             on a bad verdict: {policy.on_bad_verdict}{reasons}{least}",
+        *_derived_lines(bundle),
         *_site_lines(bundle),
     ]
+
+
+def _derived_lines(bundle: Bundle) -> list[str]:
+    plan = bundle.derived
+    lines = []
+    if plan.season is not None:
+        clock = "" if not plan.needs_time else ", local time" if plan.season.local else ", UTC"
+        lines.append(
+            f"             {_count(len(plan.season.streams), 'stream')} against what is usual for the "
+            f"{plan.season.phase.words}{clock}"
+        )
+    if plan.slices:
+        by = ", ".join(dict.fromkeys(one.by for one in plan.slices))
+        lines.append(f"             {_count(len(plan.slices), 'slice')} by {by}")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _site_lines(bundle: Bundle) -> list[str]:

@@ -166,6 +166,16 @@ def test_the_command_line_takes_times_and_mentions_a_cycle_that_nobody_asked_for
     assert "a daily cycle shows in temperature (9" in done.output
 
 
+def test_inspecting_a_bundle_says_what_is_derived(seasonal: Built) -> None:
+    done = CliRunner().invoke(cli.bundle, ["inspect", str(seasonal.path)])
+    assert done.exit_code == 0, done.output
+    assert "1 stream against what is usual for the hour of day, UTC" in done.output
+    assert "by class" in done.output
+    plain = json.loads(CliRunner().invoke(cli.bundle, ["inspect", "--json", str(seasonal.path)]).output)
+    assert plain["policy"]["season"] == {"by": "hour-of-day", "streams": ["temperature"], "clock": "utc"}
+    assert plain["streams"][-1]["partial"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

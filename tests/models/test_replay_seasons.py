@@ -115,6 +115,17 @@ def test_a_start_stands_for_a_column_of_times(folder: Path, tmp_path: Path) -> N
     assert "--start" in refused.output
 
 
+def test_a_plot_shows_what_is_left_beyond_the_hour(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = tmp_path / "warmer.png"
+    done = _run(
+        "--reference", folder / "reference.csv", "--live", folder / "worse.csv", "--window", 12,
+        "--row-seconds", STEP_S, "--season", "hour-of-day", "--slice", "top_class", "--plot", drawn,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_context_column_gives_the_season_instead_of_the_clock(folder: Path) -> None:
     *_, summary = _replay(folder, "quiet.csv", "--season", "top_class")
     assert any("no course by top_class" in note for note in summary["notes"])
