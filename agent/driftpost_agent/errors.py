@@ -5,6 +5,7 @@ AgentError
 ├── GuardClosed             run() or flush() after close()
 ├── StoreUnusable           the database can't be opened or written
 ├── ActivationFailed        a bundle was refused or rolled back
+├── LabelRefused            a label that is no class, or not one for each row
 ├── RequestRefused          an inference request the server can't serve (carries the HTTP status)
 └── DaemonUnreachable       the command line found no running daemon
 """
@@ -61,6 +62,20 @@ class ActivationFailed(AgentError):
         self.step = step
         self.problem = problem
         self.rolled_back_to = rolled_back_to
+
+
+class LabelRefused(AgentError):
+    """A label can't be counted.
+
+    Attributes:
+        label: the label, or the inference it is for.
+        problem: what is wrong.
+    """
+
+    def __init__(self, label: str, problem: str) -> None:
+        super().__init__(f"{label!r} {problem}; labels are classes by number from 0, or by the bundle's names")
+        self.label = label
+        self.problem = problem
 
 
 class RequestRefused(AgentError):

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
@@ -30,6 +30,8 @@ from driftpost_agent.inference_protocol import (
     decode_request,
     encode_response,
 )
+from driftpost_agent.label_checks import Label
+from driftpost_agent.label_requests import decode_labels
 from driftpost_agent.verdict import GuardedResult
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,13 @@ class Service(Protocol):
 
         Raises:
             RequestRefused: it can't be served; carries the HTTP status.
+        """
+
+    def label(self, pairs: Sequence[tuple[str, Label | list[Label]]]) -> dict[str, int]:
+        """Compare labels with remembered answers: how many inferences were known, and how many were not.
+
+        Raises:
+            RequestRefused: a label is no class.
         """
 
     def ready(self) -> bool:
@@ -317,8 +326,13 @@ class Handler(BaseHTTPRequestHandler):
         self._body_read = False
         body = self._body()
         self._body_read = True
+        if path == "/labels":
+            self._send_json(self._server.service.label(decode_labels(body)))
+            return
         if not path.startswith("/v2/models/") or self._model_path(path) != "infer":
-            raise RequestRefused(f"nothing can be posted to {path}; inference is /v2/models/NAME/infer", 404)
+            raise RequestRefused(
+                f"nothing can be posted to {path}; inference: /v2/models/NAME/infer, labels: /labels", 404
+            )
         request = decode_request(body, self.headers.get(HEADER_LENGTH))
         result = self._server.timed_inference(request.inputs, request.id)
         metadata = self._server.service.model_metadata()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from driftpost_agent.errors import RequestRefused
+from driftpost_agent.errors import LabelRefused, RequestRefused
 from driftpost_agent.guard import Guard
 from driftpost_agent.inference_protocol import datatype_of, wire_shape
+from driftpost_agent.label_checks import Label
 from driftpost_agent.verdict import GuardedResult, Reason
 from driftpost_models.bundle import Bundle
 from driftpost_models.runtime import Runtime
@@ -60,6 +61,26 @@ class Serving:
             client = _CLIENTS_FAULT.intersection(result.verdict.reasons)
             raise RequestRefused(result.detail, 400 if client else 503)
         return result
+
+    def label(self, pairs: Sequence[tuple[str, Label | list[Label]]]) -> dict[str, int]:
+        """Compare labels with remembered answers.
+
+        Args:
+            pairs: (inference's id, true class or classes).
+
+        Returns:
+            How many inferences were known, and how many were not.
+
+        Raises:
+            RequestRefused: a label is no class; those before it count.
+        """
+        known = 0
+        try:
+            for name, labels in pairs:
+                known += self.guard.label(name, labels)
+        except LabelRefused as error:
+            raise RequestRefused(str(error)) from error
+        return {"known": known, "unknown": len(pairs) - known}
 
     def drain(self, timeout_s: float = DRAIN_S) -> bool:
         """Take no more calls and wait for those under way; whether all ended."""

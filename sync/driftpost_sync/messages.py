@@ -33,8 +33,8 @@ MAX_ATTRIBUTE_CHARS = 200
 MAX_WINDOW_BYTES = MAX_BODY_BYTES
 MAX_COUNT = MAX_SEQ
 
-Kind = Literal["window", "finding", "describe", "ledger"]
-KINDS: tuple[Kind, ...] = ("window", "finding", "describe", "ledger")
+Kind = Literal["window", "finding", "describe", "labels", "ledger"]
+KINDS: tuple[Kind, ...] = ("window", "finding", "describe", "labels", "ledger")
 Source = Literal["drift", "runtime", "quality", "device"]
 SOURCES: tuple[Source, ...] = ("drift", "runtime", "quality", "device")
 Normal = Literal["training", "site"]
@@ -134,6 +134,66 @@ def _span(fields: Fields, key: str, *, optional: bool) -> tuple[int | None, int 
     if end < start:
         raise MalformedMessage("ends before it starts", f"window.{key}")
     return start, end
+
+
+@dataclass(frozen=True)
+class LabelsBody:
+    """What came of the labels that reached a device in some time.
+
+    Attributes:
+        bundle: id of the bundle whose answers they are about.
+        mono_start, mono_end: monotonic ms of the incarnation between which the labels came.
+        wall_start, wall_end: Unix ms, or None where the clock was not known to be good.
+        sketch: `LabelSketch.to_bytes()`.
+        unknown: labels whose inference the device no longer remembered.
+    """
+
+    bundle: str
+    mono_start: int
+    mono_end: int
+    wall_start: int | None
+    wall_end: int | None
+    sketch: bytes
+    unknown: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Packed body.
+
+        Raises:
+            MessageTooLarge: it would not fit a message.
+        """
+        body = pack(
+            {
+                "b": self.bundle,
+                "m": [self.mono_start, self.mono_end],
+                "w": [self.wall_start, self.wall_end],
+                "x": self.sketch,
+                "u": self.unknown,
+            }
+        )
+        return _check_body_size("a sketch of labels", body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LabelsBody:
+        """Strictly decoded body.
+
+        Raises:
+            MalformedMessage: it breaks the protocol.
+        """
+        fields = Fields(unpack(data, limit=MAX_READ_BYTES, where="labels"), "labels")
+        mono = _span(fields, "m", optional=False)
+        wall = _span(fields, "w", optional=True)
+        assert mono[0] is not None
+        assert mono[1] is not None
+        return cls(
+            bundle=fields.text("b", MAX_NAME_CHARS + 17),
+            mono_start=mono[0],
+            mono_end=mono[1],
+            wall_start=wall[0],
+            wall_end=wall[1],
+            sketch=fields.binary("x", MAX_READ_BYTES),
+            unknown=fields.integer("u", 0, MAX_COUNT),
+        )
 
 
 @dataclass(frozen=True)
@@ -414,11 +474,15 @@ def _tally(fields: Fields, key: str) -> Tally:
     return Tally(inner.integer("windows", 0, MAX_COUNT), inner.integer("rows", 0, MAX_COUNT))
 
 
-Body = WindowBody | FindingBody | DescribeBody | LedgerBody
-_BODIES: dict[str, type[WindowBody] | type[FindingBody] | type[DescribeBody] | type[LedgerBody]] = {
+Body = WindowBody | FindingBody | DescribeBody | LabelsBody | LedgerBody
+_BODIES: dict[
+    str,
+    type[WindowBody] | type[FindingBody] | type[DescribeBody] | type[LabelsBody] | type[LedgerBody],
+] = {
     "window": WindowBody,
     "finding": FindingBody,
     "describe": DescribeBody,
+    "labels": LabelsBody,
     "ledger": LedgerBody,
 }
 
