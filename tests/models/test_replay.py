@@ -140,6 +140,15 @@ def test_a_short_reference_is_said_to_be_short_and_a_tiny_one_refused(folder: Pa
     assert "at least 100 are needed" in refused.output
 
 
+def test_a_shuffled_reference_is_noticed_by_the_live_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    slow = np.convolve(rng.normal(size=8_000), np.ones(20) / 20, "same")
+    shuffled = _csv(tmp_path / "shuffled.csv", {"level": rng.permutation(slow[:4_000])})
+    live = _csv(tmp_path / "live.csv", {"level": slow[4_000:]})
+    notes = _lines(_run("--reference", shuffled, "--live", live, "--json"))[-1]["notes"]
+    assert any("are alike" in note and "in time order" in note for note in notes)
+
+
 def test_a_replay_is_the_devices_detector_window_by_window(folder: Path) -> None:
     """The same rows through the parts that an agent is made of."""
     rng = np.random.default_rng(2)

@@ -105,6 +105,7 @@ def replay_table(
             derived.values,
             smallest_effect=effect,
             ceiling=derived.ceiling,
+            joint=True,
             progress=lambda done, total: tell("calibrating", done, total),
         )
     except CalibrationError as error:
@@ -345,6 +346,7 @@ def _result(
     notes += by.notes
     notes += by.short_for(budget, window_s)
     notes += _about_findings(watch.findings, by, window_rows)
+    notes += watch.doubts
     return Replay(
         rows=watch.rows,
         windows=watch.windows,

@@ -96,7 +96,9 @@ class Watch:
         *,
         site: SiteWatch | None = None,
     ) -> None:
-        self._accumulator = WindowAccumulator(calibration.schema)
+        self._accumulator = WindowAccumulator(
+            calibration.schema, None if calibration.joint is None else calibration.joint.features
+        )
         self._site = site
         self._detector = DriftDetector(calibration, log_threshold) if site is None else None
         self._size = window_rows
@@ -145,6 +147,11 @@ class Watch:
         return tuple(
             name for alarm in self._standing if alarm.kind != "label_shift" for name, _ in alarm.streams
         )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the rows say against the reference itself, in sentences."""
+        return () if self._detector is None else self._detector.doubts()
 
     def finish(self) -> None:
         """Close the last window, as a device does when it stops."""
