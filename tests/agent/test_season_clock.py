@@ -9,12 +9,14 @@ import numpy as np
 from agent.bundles import FEATURES, tabular_rows
 from agent.clocks import ManualClock
 from driftpost_agent.block_buffer import RowLayout, TensorLayout
+from driftpost_agent.guard import Guard
 from driftpost_agent.recorder import ClosedWindow, Recorder
 from driftpost_agent.season_clock import season_seconds
 from driftpost_models.bundle import Bundle
 from driftpost_sketches.derived.phase import Phase
 from driftpost_sketches.derived.plan import DerivedPlan
 from driftpost_sketches.derived.season import Season, Seasonal
+from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.schema import Schema, StreamKind
 
 LAYOUT = RowLayout(
@@ -61,3 +63,19 @@ def test_a_seasonal_stream_is_recorded_with_the_clock_and_silent_without(mlp_bun
         window.window.check(schema)
     counts = closed[1].window.summary(schema, len(schema) - 1).counts
     assert np.array_equal(counts, closed[1].window.summary(schema, schema.index(base.name)).counts)
+
+
+def test_a_guard_records_what_its_bundle_derives(mlp_bundle: Bundle) -> None:
+    plan = _plan(mlp_bundle)
+    base = mlp_bundle.schema.streams[mlp_bundle.schema.index(plan.columns[0])]
+    made = dataclasses.replace(base, name=plan.names[0], partial=True)
+    schema = Schema([*mlp_bundle.schema.streams, made])
+    values = np.random.default_rng(0).integers(0, 2, (500, len(schema.scalar_streams))).astype(np.float64)
+    bundle = dataclasses.replace(mlp_bundle, calibration=Calibration.fit(schema, values), derived=plan)
+    closed: list[ClosedWindow] = []
+    clock = ManualClock(wall_ms=1_800_000_000_000)
+    with Guard(bundle, clock=clock, on_window=closed.append, threaded=False) as guard:
+        for row in tabular_rows(20):
+            guard.run({"x": row[None]})
+        guard.recorder.close_window()
+    assert closed[0].window.summary(schema, len(schema) - 1).n == 20
