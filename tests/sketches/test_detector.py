@@ -304,6 +304,17 @@ def test_other_kinds_clear_as_well_and_may_come_again(plain, change):
     assert said[2][0] > 8_000
 
 
+def test_a_drift_that_recurs_is_told_each_time_it_comes_and_goes(plain):
+    values = independent(np.random.default_rng(1), 26_000, 4)
+    for start in range(2_000, 24_000, 4_000):
+        values[start : start + 2_000, 0] += 1.0
+    said = plain.over(values)
+    assert [alarm.state for _, alarm in said] == ["raised", "cleared"] * 6
+    for k, start in enumerate(range(2_000, 24_000, 4_000)):
+        assert start < said[2 * k][0] <= start + 120
+        assert start + 2_000 < said[2 * k + 1][0] <= start + 2_200
+
+
 def test_a_slow_ramp_is_one_alarm(plain):
     values = independent(np.random.default_rng(1), 30_000, 4)
     values[2_000:22_000, 0] += np.linspace(0, 3, 20_000)
