@@ -11,7 +11,7 @@ from driftpost_sketches.errors import CalibrationError
 from driftpost_sketches.schema import Schema, StreamKind
 
 SLICE_ROWS = 500  # reference rows of a slice; with fewer hardly any change could be told from chance
-MAX_SLICES = 1024  # each costs what a stream of its own does
+MAX_SLICES = 256  # each costs what a stream of its own does, and a window must still fit into a message
 
 
 def fit_slices(

@@ -173,6 +173,16 @@ def test_wishes_that_do_not_fit_are_refused_with_what_there_is(week, options, me
         fit_derived(schema, values, **{"seconds": seconds, **options})
 
 
+def test_more_slices_than_a_window_should_carry_are_refused():
+    rng = np.random.default_rng(5)
+    values = np.column_stack([rng.normal(size=(6_000, 40)), rng.integers(0, 8, 6_000)])
+    streams = [fit_numeric(f"x{i}", column, Role.INPUT) for i, column in enumerate(values.T[:-1])]
+    schema = Schema([*streams, fit_categorical("class", values[:, -1], Role.OUTPUT)])
+    with pytest.raises(CalibrationError, match="at most 256"):
+        fit_derived(schema, values, slices=SliceWish(("class",)))
+    assert len(fit_derived(schema, values, slices=SliceWish(("class",), most=6)).plan.names) == 240
+
+
 def test_times_must_rise_and_be_there_for_every_row(week):
     schema, values, seconds = week
     for wrong in (
