@@ -18,7 +18,7 @@ DEMO   := $(VENV)/.demo-$(KEY)
 DEV    := $(VENV)/.dev-$(KEY)
 PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help setup demo test lint models train-environment bench-drift clean
+.PHONY: help setup demo test lint models train-environment bench-drift bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
 	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n)"
+	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
 	@echo "make clean   remove what the others made"
 
 $(DEMO):
@@ -73,20 +74,25 @@ models: $(TRAIN)
 	.venv-train/bin/python examples/digits/make_models.py
 
 # River is nothing that driftpost itself may depend on; without it the benchmark leaves its detectors out.
-PEERS  := .venv-bench/.made-$(shell cksum < benchmarks/drift/requirements-peers.txt | cut -d' ' -f1)
+RIVER  := .venv-bench/.made-$(shell cksum < benchmarks/drift/requirements-peers.txt | cut -d' ' -f1)
 SEED   ?= 20261
 
-$(PEERS):
+$(RIVER):
 	@$(PYTHON) -m venv --clear .venv-bench
 	@.venv-bench/bin/python -m pip --quiet --disable-pip-version-check install \
 	  --requirement benchmarks/drift/requirements-peers.txt && touch $@ || \
 	  echo "River can't be installed here (see above): ADWIN, KSWIN and Page-Hinkley are left out"
 
 # One thread for linear algebra: its matrices are small, and the work is spread over processes.
-bench-drift: $(DEMO) $(PEERS)
+bench-drift: $(DEMO) $(RIVER)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.drift.run --seed $(SEED) $(if $(QUICK),--quick) \
 	  $(if $(PROCESSES),--processes $(PROCESSES)) --out build/bench_drift.json --peers-python \
 	  $$(.venv-bench/bin/python -c 'import river' 2>/dev/null && echo .venv-bench/bin/python || echo $(BIN)/python)
 
+# Other libraries get environments of their own under .venv-peers, made once; PEERS=0 leaves them out.
+bench: $(DEV)
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.device.run --out build/bench.json \
+	  $(if $(filter 0,$(PEERS)),,--peers .venv-peers)
+
 clean:
-	rm -rf $(VENV) .venv-train .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-bench .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
