@@ -120,6 +120,7 @@ class SiteWatch:
         self._here: Window
         self._windows: int
         self._installed_until: int
+        self._accepted: bool
         self._standing: dict[Key, Alarm]
         self._held_back: dict[Key, Alarm]
         self._skewed: tuple[Alarm, ...]
@@ -186,7 +187,8 @@ class SiteWatch:
             return []
         told = self._cleared("a person accepted it as this device's normal")
         self._discard()
-        self.forget()
+        self._accepted = True
+        self._installed_until = GRACE
         return told
 
     def forget(self) -> None:
@@ -263,6 +265,7 @@ class SiteWatch:
             "mode": self.mode.value,
             "windows": self._windows,
             "installed_until": self._installed_until,
+            "accepted": self._accepted,
             "skewed": [_plain(alarm) for alarm in self._skewed],
             "standing": [_plain(alarm) for alarm in self._standing.values()],
             "held_back": [_plain(alarm) for alarm in self._held_back.values()],
@@ -294,7 +297,7 @@ class SiteWatch:
         try:
             plain = json.loads(reader.blob(MAX_BYTES))
             mode, windows = Mode(plain["mode"]), int(plain["windows"])
-            until = int(plain["installed_until"])
+            until, accepted = int(plain["installed_until"]), bool(plain["accepted"])
             skewed = tuple(_alarm(each) for each in plain["skewed"])
             standing = [_alarm(each) for each in plain["standing"]]
             held_back = [_alarm(each) for each in plain["held_back"]]
@@ -324,6 +327,7 @@ class SiteWatch:
             commissioning.restore(reader.blob(MAX_BYTES), parts)
             reader.finish()
         self.mode, self._windows, self._installed_until, self._skewed = mode, windows, until, skewed
+        self._accepted = accepted
         self._standing = {_key(alarm): alarm for alarm in standing}
         self._held_back = {_key(alarm): alarm for alarm in held_back}
         self._here, self._commissioning = here, commissioning
@@ -345,6 +349,7 @@ class SiteWatch:
         self._accumulator = None
         self._here = Window.empty(self.training.schema)
         self._windows = self._installed_until = 0
+        self._accepted = False
         self._standing = {}
         self._held_back = {}
         self._skewed = ()
@@ -365,9 +370,10 @@ class SiteWatch:
             self._standing.pop(key, None)
             return [Told(alarm, "training")]
         onset = self._windows - alarm.onset_windows_ago
-        if alarm.kind in INSTALLED and (
-            onset <= self._installed_until or self._commissioning.phase is Phase.RANGES
-        ):
+        from_the_first = onset <= self._installed_until or self._commissioning.phase is Phase.RANGES
+        # A person has seen what stood and accepted it, whatever its kind.
+        accepted = self._accepted and onset <= GRACE
+        if accepted or (alarm.kind in INSTALLED and from_the_first):
             self._held_back[key] = alarm
             return []
         self._standing[key] = alarm
