@@ -11,6 +11,7 @@ from driftpost_aggregator import presence
 from driftpost_aggregator.catch_up import attributes_of, catch_up
 from driftpost_aggregator.checks import CheckedWindow, check_envelope, check_window
 from driftpost_aggregator.errors import BundleRejected, MessageRejected
+from driftpost_aggregator.label_rollups import LabelContribution, check_labels, merge_labels
 from driftpost_aggregator.merge import Contribution, merge_into_rollups
 from driftpost_aggregator.registry import Registry, register
 from driftpost_aggregator.seen import Seen
@@ -34,6 +35,7 @@ from driftpost_sync.messages import (
     Envelope,
     FindingBody,
     Item,
+    LabelsBody,
     LedgerBody,
     WindowBody,
     decode_body,
@@ -145,6 +147,7 @@ class Batch:
         self._changed: set[tuple[str, int]] = set()
         self._windows: list[dict[str, object]] = []
         self._contributions: list[Contribution] = []
+        self._labels: list[LabelContribution] = []
         self._quarantined: list[dict[str, object]] = []
         self._refused_before: dict[str, set[tuple[int, int]]] = {}
 
@@ -253,6 +256,8 @@ class Batch:
                 self._window(place, body)
             elif isinstance(body, FindingBody):
                 self._finding(place, body)
+            elif isinstance(body, LabelsBody):
+                self._label(place, body)
             elif isinstance(body, LedgerBody):
                 self._ledger(place, body)
             else:
@@ -322,6 +327,11 @@ class Batch:
                 cleared_ms=cleared_ms,
             )
         )
+
+    def _label(self, place: _Place, body: LabelsBody) -> None:
+        sketch = check_labels(body, self._registry.find(self._connection, body.bundle))
+        end_ms, _ = moment(place.sent, body.mono_end, body.wall_end)
+        self._labels.append(LabelContribution(place.device, body.bundle, end_ms, sketch, body.unknown))
 
     def _ledger(self, place: _Place, body: LedgerBody) -> None:
         if not body.balanced:
@@ -404,6 +414,11 @@ class Batch:
                 attributes_of(self._connection, names),
                 bucket_s=self._bucket_s,
                 now_ms=self._now_ms,
+            )
+        if self._labels:
+            labelled = {part.device for part in self._labels}
+            merge_labels(
+                self._connection, self._labels, attributes_of(self._connection, labelled), self._now_ms
             )
         upsert(
             self._connection,

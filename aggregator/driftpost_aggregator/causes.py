@@ -25,6 +25,8 @@ class Kind(str, Enum):
 
     COVARIATE_SHIFT = "covariate_shift"  # inputs left their reference
     OUTPUT_SHIFT = "output_shift"  # outputs moved while the inputs did not
+    LABEL_SHIFT = "label_shift"  # another mix of the same classes
+    CONCEPT_SHIFT = "concept_shift"  # by labels: the same inputs mean something else now
     SENSOR_FAULT = "sensor_fault"
     DATA_QUALITY = "data_quality"  # missing, non-finite, wrongly shaped
     MODEL_FAULT = "model_fault"
@@ -217,6 +219,8 @@ def kind_of(finding: Finding) -> Kind | None:
         return _QUALITY_KINDS.get(finding.kind)
     if finding.kind == "missing":
         return Kind.DATA_QUALITY
+    if finding.kind == "concept":
+        return Kind.CONCEPT_SHIFT
     return _FAULT_KINDS.get(finding.kind)
 
 
@@ -356,6 +360,8 @@ def drift_kind(
     """What drift is about, once it is known who shares it."""
     if scope == "device" and detail in _SENSOR_DETAILS:
         return Kind.SENSOR_FAULT
+    if detail == "label_shift":
+        return Kind.LABEL_SHIFT
     if inputs is not None and streams and not any(part.stream in inputs for part in streams):
         return Kind.OUTPUT_SHIFT
     return Kind.COVARIATE_SHIFT

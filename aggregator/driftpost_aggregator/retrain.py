@@ -16,6 +16,7 @@ from cloudevents.core.v1.event import CloudEvent
 from sqlalchemy import Connection, Engine, RowMapping, insert, select, update
 
 from driftpost_aggregator import audit, incidents
+from driftpost_aggregator.accuracy import incident_accuracy
 from driftpost_aggregator.errors import NotPossible, UnknownRequest
 from driftpost_aggregator.settings import RetrainPolicy
 from driftpost_aggregator.store.database import reading, writing
@@ -301,6 +302,7 @@ def build_event(
         },
         "streams": streams[:MAX_STREAMS],
         "streams_total": len(streams),
+        "accuracy": incident_accuracy(connection, incident, bundle),
         "model": {
             "bundle": incident["bundle"],
             "name": bundle["name"] if bundle else None,

@@ -15,7 +15,16 @@ from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, Settings, SettingsTable, TableArray
 
 SCOPES = ("device", "cohort", "fleet")
-KINDS = ("covariate_shift", "output_shift", "sensor_fault", "data_quality", "model_fault", "device_fault")
+KINDS = (
+    "covariate_shift",
+    "output_shift",
+    "label_shift",
+    "concept_shift",
+    "sensor_fault",
+    "data_quality",
+    "model_fault",
+    "device_fault",
+)
 
 TABLE = SettingsTable(
     "aggregator.toml",
@@ -126,7 +135,7 @@ TABLE = SettingsTable(
         Setting(
             "retrain.kinds",
             list[str],
-            ["covariate_shift", "output_shift"],
+            ["covariate_shift", "output_shift", "label_shift", "concept_shift"],
             meaning="kinds that may ask; a stuck sensor is not mended by retraining",
         ),
         Setting(
@@ -248,7 +257,7 @@ class RetrainPolicy:
 
     enabled: bool = True
     scopes: tuple[str, ...] = ("cohort", "fleet")
-    kinds: tuple[str, ...] = ("covariate_shift", "output_shift")
+    kinds: tuple[str, ...] = ("covariate_shift", "output_shift", "label_shift", "concept_shift")
     min_effect: float = 0.2
     min_devices: int = 2
     min_share: float = 0.5

@@ -34,7 +34,7 @@ port = 8088
 
 [retrain]
 scopes = ["cohort", "fleet"]
-kinds = ["covariate_shift", "output_shift"]
+kinds = ["covariate_shift", "output_shift", "label_shift", "concept_shift"]
 min_effect = 0.2            # reference standard deviations
 min_devices = 2
 min_share = 0.5             # of the scope's devices

@@ -18,7 +18,7 @@ MAX_SETTLINGS = 3.0
 # A stuck sensor or a missing column makes everything else of its device drift: such a cause takes over the
 # drift incidents of its own devices.
 _TAKES_OVER = (Kind.SENSOR_FAULT, Kind.DATA_QUALITY, Kind.MODEL_FAULT)
-_DRIFT = (Kind.COVARIATE_SHIFT, Kind.OUTPUT_SHIFT)
+_DRIFT = (Kind.COVARIATE_SHIFT, Kind.OUTPUT_SHIFT, Kind.LABEL_SHIFT)
 _WIDTH = {"device": 0, "cohort": 1, "fleet": 2}
 
 

@@ -17,6 +17,8 @@ _STILL = 0.1
 _KIND_WORDS = {
     Kind.COVARIATE_SHIFT: "inputs drifted",
     Kind.OUTPUT_SHIFT: "outputs drifted while inputs did not",
+    Kind.LABEL_SHIFT: "the mix of classes changed",
+    Kind.CONCEPT_SHIFT: "answers became worse, or better, by their labels",
     Kind.SENSOR_FAULT: "sensor fault",
     Kind.DATA_QUALITY: "data broken",
     Kind.MODEL_FAULT: "model fault",
@@ -36,6 +38,10 @@ _DETAIL_WORDS = {
 
 def stream_words(part: StreamEvidence, detail: str) -> str:
     """One stream's change: `brightness 3.2 sd lower (-31 level)`."""
+    if detail == "concept":
+        what, _, slice_ = part.stream.partition(":")
+        where = f" of answers {slice_!r}" if slice_ else ""
+        return f"{what.replace('_', ' ')}{where} {part.effect_natural:+.1%}"
     if detail in ("stuck", "frozen", "missing"):
         return f"{part.stream} {_DETAIL_WORDS[detail]}"
     if detail in ("new_category", "category_share"):
@@ -66,7 +72,18 @@ def place_words(cause: Cause) -> str:
 def _changes(cause: Cause, named: int) -> str:
     if not cause.streams:
         return cause.text or cause.detail
+    if cause.detail == "joint":
+        return _hanging_together(cause)
     return ", ".join(stream_words(part, cause.detail) for part in cause.streams[:named])
+
+
+def _hanging_together(cause: Cause) -> str:
+    """A joint change: `temperature and pressure hang together differently (correlation -0.6)`."""
+    names = [part.stream for part in cause.streams[:_NAMED]]
+    first = ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else f"{names[0]} and others"
+    lead = cause.streams[0]
+    size = f" (correlation {lead.effect:+.2f})" if lead.unit == "correlation" else ""
+    return f"{first} hang together differently{size}"
 
 
 def title(cause: Cause) -> str:

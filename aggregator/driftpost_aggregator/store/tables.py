@@ -97,6 +97,7 @@ bundles = Table(
     Column("window_s", Float, nullable=False),
     Column("budget", Text, nullable=False),  # as the owner wrote it, e.g. "1 per device-year"
     Column("classes", JSON, nullable=False),
+    Column("joint", LargeBinary, nullable=False),  # JointPlan.to_bytes(), empty where it is not watched
     Column("performance", LargeBinary, nullable=False),  # PerformanceRecord.to_bytes(), empty without labels
     Column("provenance", JSON, nullable=False),
     Column("source", Text, nullable=False),  # "file", or the device that described it
@@ -160,6 +161,20 @@ rollups = Table(
 )
 # The triage loop asks what changed; the key above serves every page (one scope, one bundle, by time).
 Index("ix_rollups_bucket_start_ms", rollups.c.bucket_start_ms, rollups.c.scope)
+
+# Merged sketches of delayed labels by day; keys as in rollups.
+label_rollups = Table(
+    "label_rollups",
+    metadata,
+    Column("scope", Text, primary_key=True),  # device | cohort | fleet
+    Column("scope_key", Text, primary_key=True),
+    Column("bundle", Text, primary_key=True),
+    Column("day_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("unknown", BigInteger, nullable=False),  # labels that came when their answer was forgotten
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("sketch", LargeBinary, nullable=False),  # LabelSketch.to_bytes()
+)
 
 # State of the detectors that watch cohorts and the fleet; one row each, constant size.
 detector_states = Table(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 
 from driftpost_aggregator.store import tables
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import Schema
 from driftpost_sketches.window import Window
 
@@ -37,6 +38,7 @@ class Model:
         log_threshold: ln evidence at which a device alarms under that budget.
         model_sha256: Hash of the model file.
         added_ms: When the aggregator first heard of it.
+        performance: What its labelled reference tells; None without labels.
     """
 
     bundle: str
@@ -51,6 +53,7 @@ class Model:
     log_threshold: float
     model_sha256: str
     added_ms: int
+    performance: PerformanceRecord | None = None
 
     @property
     def title(self) -> str:
@@ -105,6 +108,7 @@ class Models:
                 column.budget,
                 column.model_sha256,
                 column.added_ms,
+                column.performance,
             ).where(column.bundle == bundle)
         ).one_or_none()
         if row is None:
@@ -122,6 +126,7 @@ class Models:
             log_threshold=Budget.parse(row.budget).log_threshold(float(row.window_s)),
             model_sha256=row.model_sha256,
             added_ms=row.added_ms,
+            performance=PerformanceRecord.from_bytes(bytes(row.performance)) if row.performance else None,
         )
         with self._lock:
             self._held[bundle] = model

@@ -186,6 +186,9 @@ _KINDS = {
     "sensor_fault": "sensor fault",
     "covariate_shift": "inputs drifted",
     "output_shift": "outputs drifted",
+    "label_shift": "class mix changed",
+    "concept_shift": "errors by labels",
+    "concept": "errors by labels",
     "data_quality": "data quality",
     "model_fault": "model fault",
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import parameters
 from driftpost_aggregator.web.errors import NotKnown
+from driftpost_aggregator.web.performance_card import performance_card
 from driftpost_aggregator.web.queries import devices, findings, fleet, incidents, quarantine, series
 from driftpost_aggregator.web.rendering import page
 from driftpost_aggregator.web.site import Site, site_of
@@ -71,6 +74,17 @@ def listing(request: Request) -> Response:
     return page(request, "devices.html", values, section="/devices", topics=("devices", "findings"))
 
 
+def _standing(told: Sequence[findings.Finding]) -> set[str]:
+    """Streams in which a finding stands that no class mix explains."""
+    over = {finding.id for finding in told if finding.state == "cleared"}
+    return {
+        str(name)
+        for finding in told
+        if finding.state == "raised" and finding.id not in over and finding.kind != "label_shift"
+        for name, _ in finding.streams
+    }
+
+
 def one(request: Request) -> Response:
     """`/devices/{device}`"""
     site = site_of(request)
@@ -95,19 +109,28 @@ def one(request: Request) -> Response:
             if model
             else []
         )
+        told = findings.list_findings(connection, device=name, limit=_FINDINGS).items
         belongs = incidents.incidents_of_device(connection, name, _INCIDENTS)
         values = {
             "device": device,
             "model": model,
             "coverage": fleet.coverage(connection, name),
             "ledgers": devices.ledgers_of(connection, name),
-            "findings": findings.list_findings(connection, device=name, limit=_FINDINGS).items,
+            "findings": told,
             "incidents": belongs,
             "refusals": quarantine.list_quarantine(connection, device=name, limit=_REFUSALS).items,
             "streams": stream_table(model, [point.window for point in points], "device", name)
             if model
             else [],
             "points": points,
+            "performance": performance_card(
+                connection,
+                model,
+                ("device", name),
+                [point.window for point in points],
+                since_ms=now_ms - 1000 * parameters.SPANS[span],
+                drifting=_standing(told),
+            ),
             "models": site.models.of(connection, [incident.bundle for incident in belongs]),
             "span": span,
         }

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from driftpost_aggregator.performance import Performance
 from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import parameters
 from driftpost_aggregator.web.access import MAX_NAME, person
 from driftpost_aggregator.web.actions import MUTE_HOURS, Wish, carry_out
 from driftpost_aggregator.web.bodies import read_body
 from driftpost_aggregator.web.errors import BadParameter, BodyRefused, NotKnown
-from driftpost_aggregator.web.incident_data import rollup_of
+from driftpost_aggregator.web.incident_data import incident_window, rollup_of
 from driftpost_aggregator.web.links import segment, stream_address
+from driftpost_aggregator.web.models import Model
+from driftpost_aggregator.web.performance_card import performance_card
 from driftpost_aggregator.web.queries import fleet, incidents, requests
 from driftpost_aggregator.web.rendering import page
 from driftpost_aggregator.web.site import site_of
@@ -51,6 +55,25 @@ def listing(request: Request) -> Response:
     return page(request, "incidents.html", values, section="/incidents", topics=("incidents",))
 
 
+def _performance(
+    connection: Connection, model: Model | None, incident: incidents.Incident, now_ms: int
+) -> Performance | None:
+    """What labels and answers of the incident's devices tell since its onset."""
+    rollup = rollup_of(incident)
+    if model is None or rollup is None:
+        return None
+    window = incident_window(connection, incident, now_ms=now_ms)
+    drifting = () if incident.kind == "label_shift" else [part.stream for part in incident.streams]
+    return performance_card(
+        connection,
+        model,
+        rollup,
+        [] if window is None else [window],
+        since_ms=incident.onset_ms,
+        drifting=drifting,
+    )
+
+
 def one(request: Request) -> Response:
     """`/incidents/{incident}`"""
     site = site_of(request)
@@ -83,6 +106,7 @@ def one(request: Request) -> Response:
             "requests": asked,
             "models": site.models.of(connection, [incident.bundle, *(ask.bundle for ask in asked)]),
             "drawn": [part for part in incident.streams if part.stream in known][:DRAWN_STREAMS],
+            "performance": _performance(connection, model, incident, site.now_ms()),
             "mute_hours": MUTE_HOURS,
             "max_name": MAX_NAME,
         }

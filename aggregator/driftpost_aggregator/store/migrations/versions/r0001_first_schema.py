@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("window_s", sa.Float(), nullable=False),
         sa.Column("budget", sa.Text(), nullable=False),
         sa.Column("classes", sa.JSON(), nullable=False),
+        sa.Column("joint", sa.LargeBinary(), nullable=False),
         sa.Column("performance", sa.LargeBinary(), nullable=False),
         sa.Column("provenance", sa.JSON(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
@@ -45,6 +46,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("bundle", name="pk_bundles"),
     )
     op.create_index("ix_bundles_schema_id", "bundles", ["schema_id"], unique=False)
+    op.create_table(
+        "label_rollups",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("scope_key", sa.Text(), nullable=False),
+        sa.Column("bundle", sa.Text(), nullable=False),
+        sa.Column("day_ms", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("unknown", sa.BigInteger(), nullable=False),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=False),
+        sa.Column("sketch", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "scope_key", "bundle", "day_ms", name="pk_label_rollups"),
+    )
     op.create_table(
         "detector_states",
         sa.Column("scope", sa.Text(), nullable=False),
