@@ -23,6 +23,7 @@ from driftpost_models.probes.decimation import Decimated
 from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_sketches.accumulator import WindowAccumulator
 from driftpost_sketches.derived.plan import DerivedPlan
+from driftpost_sketches.drift.joint.features import Features
 from driftpost_sketches.schema import Schema
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import Window
@@ -69,6 +70,8 @@ class Recorder:
         wake: called when a block is full and waits for `tick`.
         tally: gets the total of rows in its first place as they are taken in.
         derived: computes the schema's derived streams from the probes' ones; None where there are none.
+        joint: features of several streams at once that windows sum up; None where they are not watched.
+        observe: is shown the values of every row, float[rows, S], after the window has taken them.
 
     Attributes:
         appending: held while rows are appended; never while they are sketched.
@@ -89,9 +92,12 @@ class Recorder:
         wake: Callable[[], None] = lambda: None,
         tally: memoryview | None = None,
         derived: DerivedPlan | None = None,
+        observe: Callable[[NDArray[Any]], None] | None = None,
+        joint: Features | None = None,
     ) -> None:
         self._probes = probes
         self._derived = derived if derived is not None and derived.names else None
+        self._observe = observe
         self._clock = clock
         self._window_ms = window_ms
         self._window_rows = window_rows
@@ -106,7 +112,7 @@ class Recorder:
         self._full: deque[BlockBuffer] = deque()
         self._free: list[BlockBuffer] = []
         self._refused: list[int] = []
-        self._accumulator = WindowAccumulator(schema)
+        self._accumulator = WindowAccumulator(schema, joint)
         self._opened_mono = clock.mono_ms()
         self._opened_wall = clock.wall_ms()
         self._closes_at = self._next_boundary(self._opened_mono)
@@ -297,6 +303,8 @@ class Recorder:
             seconds = season_seconds(self._clock.wall_ms(), self._derived)
             values = self._derived.apply(values, seconds)
         self._accumulator.update(values, codes)
+        if self._observe is not None:
+            self._observe(values)
 
     def _hand_over(self) -> None:
         """Close the open window. Holds `_sketching`."""

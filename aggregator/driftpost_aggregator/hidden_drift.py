@@ -22,6 +22,7 @@ from driftpost_aggregator.causes import (
     drift_kind,
 )
 from driftpost_aggregator.evidence import measure
+from driftpost_aggregator.joint_drift import KIND, clear_change, streams_of
 from driftpost_aggregator.merge import cohorts_of, joined
 from driftpost_aggregator.merged_watch import MIN_DEVICES, Standing
 from driftpost_aggregator.registry import KnownBundle
@@ -149,7 +150,10 @@ def _drift(
     if total is None:
         return 0.0
     measured = measure(known, total)
-    return max((_clear_shift(known, measured, alarm.stream) for alarm in alarms), default=0.0)
+    shifts = [_clear_shift(known, measured, alarm.stream) for alarm in alarms if alarm.kind != KIND]
+    if len(shifts) < len(alarms):
+        shifts.append(clear_change(known, total))
+    return max(shifts, default=0.0)
 
 
 def _clear_shift(known: KnownBundle, measured: Measured, stream: str) -> float:
@@ -176,7 +180,7 @@ def _cause(known: KnownBundle, chosen: _Scope, shown: Mapping[str, Window], pool
     measured = measure(known, total)
     weights: dict[str, float] = {}
     for alarm in chosen.alarms:
-        if alarm.stream in measured.shift:
+        if alarm.kind != KIND and alarm.stream in measured.shift:
             weights[alarm.stream] = weights.get(alarm.stream, 0.0) + max(alarm.log_e, 0.0)
     units = {stream.name: stream.unit for stream in known.schema.streams}
     sum_of_weights = sum(weights.values()) or 1.0
@@ -192,18 +196,13 @@ def _cause(known: KnownBundle, chosen: _Scope, shown: Mapping[str, Window], pool
         )
         for stream, weight in sorted(weights.items(), key=lambda item: (-item[1], item[0]))
     )
-    lead = max(streams, key=lambda part: abs(part.effect))
+    strongest = max(chosen.alarms, key=lambda alarm: alarm.log_e)
+    if strongest.kind == KIND or not streams:
+        streams = streams_of(known, total)
     part = Affected(
         min(alarm.onset_ms for alarm in chosen.alarms), min(alarm.raised_ms for alarm in chosen.alarms)
     )
-    affected = [
-        name
-        for name in names
-        if name in shown
-        and measure(known, shown[name]).shift[lead.stream] * (1 if lead.effect > 0 else -1)
-        >= _AFFECTED_SHARE * abs(lead.effect)
-    ]
-    strongest = max(chosen.alarms, key=lambda alarm: alarm.log_e)
+    affected = [] if strongest.kind == KIND else _showing(known, streams, shown, names)
     pairs = () if chosen.scope == "fleet" else (_pair(chosen.scope_key),)
     return Cause(
         kind=drift_kind(strongest.kind, chosen.scope, streams, known.inputs),
@@ -217,6 +216,20 @@ def _cause(known: KnownBundle, chosen: _Scope, shown: Mapping[str, Window], pool
         log_e=strongest.log_e,
         bundles=(known.bundle,),
     )
+
+
+def _showing(
+    known: KnownBundle, streams: Sequence[StreamEvidence], shown: Mapping[str, Window], names: Sequence[str]
+) -> list[str]:
+    """Devices that show at least a share of the largest effect themselves."""
+    lead = max(streams, key=lambda part: abs(part.effect))
+    side = 1 if lead.effect > 0 else -1
+    return [
+        name
+        for name in names
+        if name in shown
+        and measure(known, shown[name]).shift[lead.stream] * side >= _AFFECTED_SHARE * abs(lead.effect)
+    ]
 
 
 def _pair(cohort: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
+from driftpost_aggregator.joint_drift import KIND
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import detector_states, rollups
@@ -34,6 +35,8 @@ TRANSIT_MS = 5_000
 LEAST_WATCHERS = 64
 # A cohort of one says nothing that its device's own detectors do not say.
 MIN_DEVICES = 2
+# Before the names of streams in joint alarms, among what stands.
+_JOINT = "joint:"
 
 
 @dataclass(frozen=True)
@@ -201,13 +204,16 @@ class MergedWatch:
             known.n_ref,
             known.smallest_effect,
             self._budget.log_threshold(self._bucket_s, devices=share),
+            known.joint,
         )
 
 
 def _note(raised: dict[str, Any], alarms: Sequence[Alarm], start_ms: int, bucket_s: int, now_ms: int) -> None:
     """Bring what stands up to date with what one bucket brought."""
     for alarm in alarms:
-        for stream, share in alarm.streams:
+        for name, share in alarm.streams:
+            # A stream may stand in an alarm of its own and in a joint one.
+            stream = _JOINT + name if alarm.kind == KIND else name
             if alarm.state == "cleared":
                 raised.pop(stream, None)
             else:
@@ -228,7 +234,7 @@ def standing_alarms(connection: Connection, bundle: str) -> list[Standing]:
         Standing(
             row.scope,
             row.scope_key,
-            stream,
+            stream.removeprefix(_JOINT) if entry["kind"] == KIND else stream,
             entry["kind"],
             entry["log_e"],
             entry["onset_ms"],

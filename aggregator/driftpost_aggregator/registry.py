@@ -20,6 +20,7 @@ from driftpost_aggregator.errors import BundleRejected
 from driftpost_aggregator.store.database import upsert
 from driftpost_aggregator.store.tables import bundles
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.labels.class_mix import ClassMix
 from driftpost_sketches.labels.record import PerformanceRecord
@@ -50,6 +51,7 @@ class KnownBundle:
         window_s: length of a device's window, seconds.
         classes: display names of the model's classes, empty where unknown.
         performance: what its labelled reference tells; None without labels.
+        joint: how its streams hang together; None where that is not watched.
     """
 
     bundle: str
@@ -64,6 +66,7 @@ class KnownBundle:
     window_s: float
     classes: tuple[str, ...] = ()
     performance: PerformanceRecord | None = None
+    joint: JointPlan | None = None
 
     @cached_property
     def class_mix(self) -> ClassMix | None:
@@ -102,12 +105,13 @@ class Registry:
 
 
 def _from_row(row: RowMapping) -> KnownBundle:
+    schema = Schema.from_dict(msgpack.unpackb(row["schema"]))
     return KnownBundle(
         bundle=row["bundle"],
         name=row["name"],
         version=row["version"],
         model_sha256=row["model_sha256"],
-        schema=Schema.from_dict(msgpack.unpackb(row["schema"])),
+        schema=schema,
         baseline=Window.from_bytes(row["baseline"]),
         tau=row["tau"],
         n_ref=row["n_ref"],
@@ -115,6 +119,7 @@ def _from_row(row: RowMapping) -> KnownBundle:
         window_s=row["window_s"],
         classes=tuple(row["classes"]),
         performance=PerformanceRecord.from_bytes(row["performance"]) if row["performance"] else None,
+        joint=_joint(row["joint"], schema),
     )
 
 
@@ -135,6 +140,7 @@ def check(body: DescribeBody) -> KnownBundle:
         performance = PerformanceRecord.from_bytes(body.performance) if body.performance else None
         if performance is not None:
             performance.check(schema)
+        joint = _joint(body.joint, schema)
         Budget.parse(body.budget)
     except SketchError as error:
         raise rejected(str(error)) from error
@@ -169,7 +175,12 @@ def check(body: DescribeBody) -> KnownBundle:
         body.window_s,
         body.classes,
         performance,
+        joint,
     )
+
+
+def _joint(data: bytes, schema: Schema) -> JointPlan | None:
+    return JointPlan.from_bytes(data, len(schema.tracked_streams)) if data else None
 
 
 def register(connection: Connection, body: DescribeBody, *, source: str, now_ms: int) -> bool:
@@ -217,6 +228,7 @@ def register(connection: Connection, body: DescribeBody, *, source: str, now_ms:
                 "budget": body.budget,
                 "classes": list(body.classes),
                 "performance": body.performance,
+                "joint": body.joint,
                 "provenance": _plain(body.provenance),
                 "source": source,
                 "added_ms": now_ms,

@@ -258,6 +258,7 @@ def _calibrate(derived: Derived, policy: Policy, tell: Progress) -> Calibration:
             derived.values,
             smallest_effect={"*": policy.smallest_effect, **effects, **policy.smallest_effects},
             ceiling=derived.ceiling,
+            joint=policy.joint,
             progress=lambda done, total: tell("calibrating", done, total),
         )
     except CalibrationError as error:

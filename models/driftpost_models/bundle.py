@@ -160,6 +160,7 @@ def describe(bundle: Bundle) -> dict[str, object]:
         "budget": bundle.policy.budget,
         "classes": list(bundle.classes),
         "performance": _described(bundle),
+        "joint": b"" if calibration.joint is None else calibration.joint.to_bytes(),
         "provenance": dict(bundle.provenance),
     }
 

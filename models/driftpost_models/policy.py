@@ -51,6 +51,7 @@ class Policy:
         season: what is usual by the hour, or by a context; None for one normal at all hours.
         slices: what is also watched within single categories; None for nothing.
         site: whether and how a device learns a normal of its own.
+        joint: whether changes of how several streams hang together are watched for.
     """
 
     budget: str = DEFAULT_BUDGET
@@ -63,6 +64,7 @@ class Policy:
     season: SeasonWish | None = None
     slices: SliceWish | None = None
     site: SitePolicy = NO_SITE
+    joint: bool = True
 
     def action(self, reason: str) -> str:
         """What a bad verdict with this reason does.
@@ -125,6 +127,8 @@ def _plain(policy: Policy) -> dict[str, object]:
         "on_bad_verdict": policy.on_bad_verdict,
         "window_seconds": policy.window_seconds,
     }
+    if not policy.joint:
+        plain["joint"] = False
     if policy.min_confidence is not None:
         plain["min_confidence"] = policy.min_confidence
     if policy.smallest_effects:
@@ -179,6 +183,7 @@ def parse_policy(table: StrictTable) -> Policy:
         ),
         on_bad_verdict=table.text("on_bad_verdict", default.on_bad_verdict, choices=ACTIONS) or "flag",
         reasons=MappingProxyType({} if reasons is None else _reasons(reasons)),
+        joint=table.flag("joint", True) is not False,
         min_confidence=table.number("min_confidence", None, low=0.0, high=1.0),
         window_seconds=table.number(
             "window_seconds", default.window_seconds, low=SHORTEST_WINDOW_SECONDS, high=LONGEST_WINDOW_SECONDS

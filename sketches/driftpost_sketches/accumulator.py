@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from driftpost_sketches.binning import Binner, Indices, Narrow
 from driftpost_sketches.cells import CELLS
+from driftpost_sketches.drift.joint.features import Features
 from driftpost_sketches.errors import MalformedSketch
 from driftpost_sketches.schema import CODE_BINS, Schema, StreamKind
 from driftpost_sketches.transitions import Transitions
@@ -30,7 +31,7 @@ class WindowAccumulator:
     partial stream the last row that belonged to it, however many windows ago.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, joint: Features | None = None) -> None:
         self.schema = schema
         self._binner = Binner(schema)
         self._scalar = schema.scalar_streams
@@ -57,6 +58,7 @@ class WindowAccumulator:
         self._counted = None if not partial.any() else (~partial).astype(np.int64)
         self._partial = np.flatnonzero(partial[self._tracked])
         self._places = np.arange(tracked)
+        self._joint = joint
         self._pair_base = (np.arange(tracked, dtype=np.int64) * CELLS**2)[:, None]
         self._narrow_base = self._pair_base.astype(np.int32)
         self._carried: npt.NDArray[np.int64] = np.full(tracked, -1, dtype=np.int64)
@@ -119,6 +121,8 @@ class WindowAccumulator:
             high=narrow(high),
             sum1=sum1,
             sum2=sum2,
+            joint=np.zeros(0, np.int64) if self._joint is None else self._joint.combine(self._raw),
+            joint_rows=0 if self._joint is None else self._rows,
         )
         transitions = Transitions(
             schema_id=self.schema.id,
@@ -137,6 +141,7 @@ class WindowAccumulator:
     def _clear(self) -> None:
         streams, scalar, tracked = len(self.schema), len(self._scalar), len(self._tracked)
         self._rows = 0
+        self._raw: npt.NDArray[np.int64] = np.zeros(self._joint.width if self._joint else 0, dtype=np.int64)
         self._counts: npt.NDArray[np.int64] = np.zeros(self._bins, dtype=np.int64)
         self._missing: npt.NDArray[np.int64] = np.zeros(scalar, dtype=np.int64)
         self._nonfinite: npt.NDArray[np.int64] = np.zeros(scalar, dtype=np.int64)
@@ -195,6 +200,8 @@ class WindowAccumulator:
             return
         if not self._all_tracked:
             values, cells = values[tracked], cells[tracked]
+        if self._joint is not None:
+            self._raw += self._joint.gather(cells)
         if len(self._partial):
             gappy = self._partial[np.isnan(values[self._partial]).any(axis=1)]
             if len(gappy):

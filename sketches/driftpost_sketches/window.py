@@ -21,7 +21,7 @@ CLIP = 16.0  # reference spreads; what one wild value can add to a moment
 MAX_COUNT = 1 << 46  # values of one stream; with CLIP * FIXED_POINT = 2**16 each, sum1 stays below 2**62
 # sum2 saturates here: the minimum of a non-negative sum and a bound is still associative.
 SUM2_LIMIT = (1 << 62) - 1
-JOINT_LIMIT = 1 << 14  # a joint feature of one row, fixed point; MAX_COUNT rows of it stay below 2**62
+JOINT_LIMIT = (1 << 16) - 1  # a joint feature of one row; MAX_COUNT rows of it stay below 2**62
 MAX_JOINT = 256  # joint features of a window; bounds the wire
 # Steps of one count squared in which the variance of released noise is summed: fine enough for any noise that
 # hides a row, coarse enough for a million devices in one window.

@@ -315,6 +315,7 @@ class DescribeBody:
         budget: false-alarm budget in words.
         classes: names of the model's classes, if it has any.
         performance: `PerformanceRecord.to_bytes()` of the labelled reference, b"" without one.
+        joint: `JointPlan.to_bytes()`, b"" where joint changes are not watched.
         provenance: hashes, tool versions, who and when; plain types.
     """
 
@@ -331,6 +332,7 @@ class DescribeBody:
     budget: str
     classes: tuple[str, ...] = ()
     performance: bytes = b""
+    joint: bytes = b""
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -390,6 +392,7 @@ class DescribeBody:
             if isinstance(classes, list | tuple)
             else fields.texts("classes", 0, 0),
             performance=fields.binary("performance", MAX_READ_BYTES),
+            joint=fields.binary("joint", MAX_READ_BYTES),
             provenance=fields.map("provenance", MAX_STREAMS),
         )
 

@@ -18,6 +18,9 @@ KINDS = (
     "category_share",
     "label_shift",  # another mix of the same classes
     "concept",  # error rate of labelled answers
+    "wrong_scale",  # inputs times 255, less 128, ...
+    "dead",  # an output that no longer moves while inputs do
+    "joint",  # how several streams hang together; no single one shows it
     "skew",  # installed differently from the training data
 )
 

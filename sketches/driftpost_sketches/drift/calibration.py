@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +20,26 @@ from driftpost_sketches.drift.bets import REFERENCE_ERRORS, Margins, errors_need
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.chain import Chain, fit_chain
 from driftpost_sketches.drift.folding import selection_bias
+from driftpost_sketches.drift.joint.fit import fit_plan
+from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.drift.reference_notes import distinct_rows, notes_on
 from driftpost_sketches.drift.tilts import plan_tilts
 from driftpost_sketches.errors import CalibrationError, MalformedSketch
-from driftpost_sketches.schema import Schema, StreamKind
+from driftpost_sketches.schema import Role, Schema, StreamKind
 from driftpost_sketches.window import Window
 
 MAGIC = b"DPC"
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 32 << 20  # 41 streams take about 100 kB
 MAX_HEAD = 8 << 20
 DEFAULT_EFFECT = 0.02  # reference standard deviations
 MAX_EFFECT = 100.0  # reference standard deviations
 MIN_ROWS = 100  # below it there is no chain to fit
+JOINT_ROLES = (Role.INPUT, Role.OUTPUT, Role.QUALITY)  # latency and health depend on the machine
+JOINT_OWN = 0.9  # share of the rows that a partial stream must have to be watched with others
 BLOCK = 4096  # rows sketched at a time
 
+Indices = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -51,6 +56,7 @@ class Calibration:
         distinct: distinct rows of the reference where it repeats itself, else its rows.
         baseline: sketch of the whole reference.
         notes: what a person should know about this reference, in sentences.
+        joint: how several streams hang together; None where that is not watched.
     """
 
     schema: Schema
@@ -60,6 +66,7 @@ class Calibration:
     distinct: int
     baseline: Window
     notes: tuple[str, ...]
+    joint: JointPlan | None = None
 
     @property
     def schema_id(self) -> bytes:
@@ -75,6 +82,7 @@ class Calibration:
         smallest_effect: float | Mapping[str, float] = DEFAULT_EFFECT,
         codes: Mapping[str, npt.NDArray[Any]] | None = None,
         ceiling: Mapping[str, float] | None = None,
+        joint: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Calibration:
         """Learns the reference.
@@ -86,6 +94,8 @@ class Calibration:
                 by stream name ("*" for those not named). Names of streams that are not tracked are ignored.
             codes: tensors of the codes streams, n rows each, for the baseline.
             ceiling: see the attribute, by stream name; the rows where left out.
+            joint: whether to watch how the numeric streams of inputs and outputs hang together, where the
+                reference can carry it; a note says so where it can not.
             progress: called with (streams done, streams in all).
 
         Raises:
@@ -132,7 +142,12 @@ class Calibration:
             min(chain.rows, (ceiling or {}).get(n, math.inf)) for n, chain in zip(names, chains, strict=True)
         ]
         most = np.array(least, dtype=np.float64)
-        return cls(schema, tuple(chains), effects, most, distinct, baseline, notes)
+        plan = None
+        if joint:
+            tracked = cells[[column[int(i)] for i in schema.tracked_streams]]
+            plan, why = fit_plan(tracked, *_joint_streams(schema, chains, rows), distinct)
+            notes = (*notes, why) if why else notes
+        return cls(schema, tuple(chains), effects, most, distinct, baseline, notes, plan)
 
     def margins(self, t: int) -> Margins:
         """What the bets on tracked stream `t` are charged for a trifle and for the reference's own error."""
@@ -228,6 +243,7 @@ class Calibration:
             packing.blob_bytes(self.baseline.to_bytes()),
             self.smallest_effect.astype("<f8").tobytes(),
             self.ceiling.astype("<f8").tobytes(),
+            packing.blob_bytes(b"" if self.joint is None else self.joint.to_bytes()),
         ]
         for c in self.chains:
             for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau, c.excess, c.caution):
@@ -255,6 +271,7 @@ class Calibration:
             if len(heads) != len(schema.tracked_streams):
                 raise MalformedSketch("a calibration has one chain for each tracked stream")
             effects, ceiling = reader.array("<f8", len(heads)), reader.array("<f8", len(heads))
+            joint = reader.blob(MAX_BYTES)
             chains = tuple(_read_chain(reader, h) for h in heads)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, MalformedSketch):
@@ -266,7 +283,20 @@ class Calibration:
             raise MalformedSketch("a smallest effect or a number of rows is none")
         if not ((ceiling > 0) & (ceiling <= [c.rows for c in chains])).all():
             raise MalformedSketch("a reference counts as no rows, or as more than it has")
-        return cls(schema, chains, effects, ceiling, distinct, baseline, notes)
+        plan = JointPlan.from_bytes(joint, len(chains)) if joint else None
+        return cls(schema, chains, effects, ceiling, distinct, baseline, notes, plan)
+
+
+def _joint_streams(schema: Schema, chains: Sequence[Chain], rows: int) -> tuple[Indices, list[FloatArray]]:
+    """Streams whose joint behaviour is watched (positions among tracked ones), and their cells' shares."""
+    used = [
+        t
+        for t, i in enumerate(schema.tracked_streams)
+        if schema.streams[i].kind is StreamKind.NUMERIC
+        and schema.streams[i].role in JOINT_ROLES
+        and chains[t].rows >= JOINT_OWN * rows
+    ]
+    return np.array(used, dtype=np.int64), [chains[t].shares for t in used]
 
 
 def _read_chain(reader: packing.Reader, head: Mapping[str, Any]) -> Chain:

@@ -13,6 +13,7 @@ from driftpost_sketches.drift import state_bytes
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import build_bets
 from driftpost_sketches.drift.calibration import Calibration
+from driftpost_sketches.drift.joint.watch import JointWatch, ordinary_threshold
 from driftpost_sketches.drift.monitor import Interpret, Monitor
 from driftpost_sketches.drift.order import unlike_the_reference
 from driftpost_sketches.drift.reference import Reference, unseen_cell
@@ -46,7 +47,12 @@ class DriftDetector:
         reference = Reference(
             calibration.schema, calibration.baseline, calibration.chains, tau, persistence=True
         )
-        self._monitor = Monitor(reference, bets, log_threshold)
+        self._joint = None
+        ordinary = log_threshold
+        if calibration.joint is not None:
+            self._joint = JointWatch(calibration.joint, self._names, log_threshold)
+            ordinary = ordinary_threshold(log_threshold)
+        self._monitor = Monitor(reference, bets, ordinary)
         width = self._monitor.log_r.shape[1]
         # 2 MB for 41 streams.
         self._tables = np.zeros((len(bets), CELLS * CELLS, width), dtype=np.float32)
@@ -62,7 +68,8 @@ class DriftDetector:
     @property
     def standing(self) -> tuple[Alarm, ...]:
         """Alarms that were raised and have not been cleared."""
-        return tuple(s.alarm for s in self._monitor.standing)
+        standing = tuple(s.alarm for s in self._monitor.standing)
+        return standing if self._joint is None else (*standing, *self._joint.standing)
 
     def step(self, transitions: Transitions, window: Window) -> list[Alarm]:
         """Reads one window.
@@ -84,7 +91,11 @@ class DriftDetector:
             return []
         moves = transitions.moves.reshape(len(self._tables), 1, CELLS * CELLS)
         log_e = self.weigh(moves, transitions.repeats[:, None], transitions.steps[:, None])[:, 0]
-        return self._monitor.step(log_e, self._monitor.reference.sums(window, transitions))
+        reference = self._monitor.reference
+        alarms = self._monitor.step(log_e, reference.sums(window, transitions), reference.ends(window))
+        if self._joint is not None:
+            alarms += self._joint.step(window.joint_rows, window.joint, self._monitor)
+        return alarms
 
     def weigh(
         self, moves: npt.NDArray[np.int64], repeats: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
@@ -123,7 +134,8 @@ class DriftDetector:
 
     def state_to_bytes(self) -> bytes:
         """The whole state; a few kB a stream at most."""
-        return state_bytes.encode(self._monitor, self._bets_id)
+        joint = b"" if self._joint is None else self._joint.to_bytes()
+        return state_bytes.encode(self._monitor, self._bets_id, joint)
 
     def restore(self, data: bytes) -> None:
         """Takes up a state where it was left.
@@ -133,4 +145,4 @@ class DriftDetector:
             UnsupportedVersion: written by a newer format.
             IncompatibleSketch: made with another calibration or threshold; start afresh then.
         """
-        state_bytes.restore(self._monitor, self._bets_id, data)
+        state_bytes.restore(self._monitor, self._bets_id, data, self._joint)

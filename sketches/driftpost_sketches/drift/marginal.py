@@ -20,7 +20,9 @@ from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import Margins, errors_needed, marginal_bets
 from driftpost_sketches.drift.chain import independent_chain
 from driftpost_sketches.drift.folding import selection_bias
-from driftpost_sketches.drift.monitor import Monitor
+from driftpost_sketches.drift.joint.plan import JointPlan
+from driftpost_sketches.drift.joint.watch import JointWatch, ordinary_threshold
+from driftpost_sketches.drift.monitor import Interpret, Monitor
 from driftpost_sketches.drift.noisy_counts import NoisyCounts
 from driftpost_sketches.drift.reference import Reference, unseen_cell
 from driftpost_sketches.errors import CalibrationError, IncompatibleSketch
@@ -43,6 +45,7 @@ class MarginalDetector:
         smallest_effect: smallest change worth knowing in reference standard deviations, one number or by
             stream ("*" for those not named).
         log_threshold: from `Budget.log_threshold`.
+        joint: how the streams hang together, where that is watched.
 
     Raises:
         CalibrationError: a tau, size or effect that is not a positive number.
@@ -57,6 +60,7 @@ class MarginalDetector:
         n_ref: Mapping[str, float],
         smallest_effect: float | Mapping[str, float] = DEFAULT_EFFECT,
         log_threshold: float = 16.0,
+        joint: JointPlan | None = None,
     ) -> None:
         baseline.check(schema)
         self._schema_id = schema.id
@@ -77,7 +81,12 @@ class MarginalDetector:
             chains.append(chain)
             bets.append(marginal_bets(chain, margins, unseen_cell(stream)))
         reference = Reference(schema, baseline, chains, taus, persistence=False)
-        self._monitor = Monitor(reference, bets, log_threshold)
+        self._joint = None
+        ordinary = log_threshold
+        if joint is not None:
+            self._joint = JointWatch(joint, [s.name for s in streams], log_threshold)
+            ordinary = ordinary_threshold(log_threshold)
+        self._monitor = Monitor(reference, bets, ordinary)
         self._tables = np.zeros((len(bets), CELLS, self._monitor.log_r.shape[1]))
         for t, b in enumerate(bets):
             self._tables[t, :, : len(b.weights)] = b.table[0]
@@ -93,7 +102,8 @@ class MarginalDetector:
     @property
     def standing(self) -> tuple[Alarm, ...]:
         """Alarms that were raised and have not been cleared."""
-        return tuple(s.alarm for s in self._monitor.standing)
+        standing = tuple(s.alarm for s in self._monitor.standing)
+        return standing if self._joint is None else (*standing, *self._joint.standing)
 
     def step(self, window: Window) -> list[Alarm]:
         """Reads one merged window.
@@ -114,7 +124,20 @@ class MarginalDetector:
         rows = np.where(self._partial | (noise == 0.0), sums[:, :CELLS].sum(axis=1), window.rows)
         if noise:
             rows = np.where(self._partial, rows - 2.0 * np.sqrt(noise * self._noisy.bins), rows)
-        return self.step_sums(sums, rows, noise=np.full(len(rows), noise))
+        alarms = self.step_sums(sums, rows, noise=np.full(len(rows), noise))
+        return alarms + self.step_joint(window.joint_rows, window.joint)
+
+    def step_joint(self, rows: int, sums: npt.NDArray[np.int64]) -> list[Alarm]:
+        """Reads the joint sums of a window, after `step_sums` has read its counts.
+
+        Args:
+            rows: rows in the sums.
+            sums: int64[K].
+
+        Returns:
+            Alarms raised or cleared; mostly none.
+        """
+        return [] if self._joint is None else self._joint.step(rows, sums, self._monitor)
 
     def step_sums(
         self,
@@ -151,13 +174,18 @@ class MarginalDetector:
             sums = np.concatenate([np.maximum(cells, 0.0), sums[:, CELLS:]], axis=1) * left[:, None]
         return self._monitor.step(log_e, sums)
 
+    def name_changes(self, interpret: Interpret) -> None:
+        """Let `interpret` rename a change by what all streams show since its onset."""
+        self._monitor.interpret = interpret
+
     def evidence(self) -> npt.NDArray[np.float32]:
         """float32[T]: log evidence of each tracked stream; -inf before the first window."""
         return self._monitor.evidence().astype(np.float32)
 
     def state_to_bytes(self) -> bytes:
         """The whole state."""
-        return state_bytes.encode(self._monitor, self._bets_id)
+        joint = b"" if self._joint is None else self._joint.to_bytes()
+        return state_bytes.encode(self._monitor, self._bets_id, joint)
 
     def restore(self, data: bytes) -> None:
         """Takes up a state where it was left.
@@ -167,7 +195,7 @@ class MarginalDetector:
             UnsupportedVersion: written by a newer format.
             IncompatibleSketch: made with another baseline, tau or threshold; start afresh then.
         """
-        state_bytes.restore(self._monitor, self._bets_id, data)
+        state_bytes.restore(self._monitor, self._bets_id, data, self._joint)
 
 
 def _positive(value: float, what: str, name: str) -> float:

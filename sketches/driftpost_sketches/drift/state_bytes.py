@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from typing import Protocol
 
 import numpy as np
 
@@ -18,16 +19,24 @@ from driftpost_sketches.errors import IncompatibleSketch, MalformedSketch
 from driftpost_sketches.packing import Reader, blob_bytes, unwrap
 
 MAGIC = b"DPM"
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 64 << 20  # 4 kB a stream and 4,096 streams, four times over
 MAX_STANDING = 4096
+MAX_JOINT = 1 << 20  # bytes; a joint test takes some 20 kB
 MAX_ALARM = 1 << 16  # bytes of one alarm's JSON
 _HEAD = struct.Struct("<16s16sQIIII")  # schema, bets, windows, streams, width, blocks, standing
 _STANDING = struct.Struct("<IQII")  # number, raised_at, patience, principals
 
 
-def encode(monitor: Monitor, bets_id: bytes) -> bytes:
-    """The state; `bets_id` (16 bytes) names the tables it belongs to."""
+class Restorable(Protocol):
+    """What else a detector keeps beside its monitor."""
+
+    def restore(self, data: bytes) -> None:
+        """Takes up a state where it was left; nothing is changed when it is refused."""
+
+
+def encode(monitor: Monitor, bets_id: bytes, joint: bytes = b"") -> bytes:
+    """The state; `bets_id` (16 bytes) names the tables it belongs to, `joint` is the joint test's state."""
     streams, width = monitor.log_r.shape
     parts = [
         _HEAD.pack(monitor.reference.schema.id, bets_id, monitor.windows, streams, width,
@@ -48,12 +57,13 @@ def encode(monitor: Monitor, bets_id: bytes) -> bytes:
             s.back.astype("<f8").tobytes(),
             s.again.astype("<f8").tobytes(),
             s.quiet.astype("<i8").tobytes(),
-            blob_bytes(_alarm_bytes(s.alarm)),
+            blob_bytes(alarm_bytes(s.alarm)),
         ]
+    parts.append(blob_bytes(joint))
     return MAGIC + bytes([VERSION]) + zlib.compress(b"".join(parts), 1)
 
 
-def restore(monitor: Monitor, bets_id: bytes, data: bytes) -> None:
+def restore(monitor: Monitor, bets_id: bytes, data: bytes, joint: Restorable | None = None) -> None:
     """Puts a state back; nothing is changed when it is refused.
 
     Raises:
@@ -78,6 +88,7 @@ def restore(monitor: Monitor, bets_id: bytes, data: bytes) -> None:
         (length,) = struct.unpack("<I", reader.take(4))
         recent.append((int(length), reader.array("<f4", streams, FIELDS)))
     stands = [_standing(reader, streams, width) for _ in range(standing)]
+    beside = reader.blob(MAX_JOINT)
     reader.finish()
     if np.isnan(log_r).any() or np.isposinf(log_r).any() or not np.isfinite(climb).all():
         raise MalformedSketch("the state holds numbers that evidence can not have")
@@ -85,6 +96,10 @@ def restore(monitor: Monitor, bets_id: bytes, data: bytes) -> None:
         raise MalformedSketch("the state's parts contradict each other")
     if not all(np.isfinite(block).all() for _, block in recent) or any(n < 1 for n, _ in recent):
         raise MalformedSketch("the state's recent sums are no counts")
+    if (joint is None) != (not beside):
+        raise IncompatibleSketch(monitor.reference.schema.id, schema_id)
+    if joint is not None:
+        joint.restore(beside)
     monitor.windows = windows
     monitor.log_r, monitor.climb, monitor.run, monitor.holder = log_r, climb, run, holder
     monitor.recent.blocks = recent
@@ -105,16 +120,22 @@ def _standing(reader: Reader, streams: int, width: int) -> Standing:
         raise MalformedSketch("a standing alarm names a stream that does not exist")
     if not all(np.isfinite(array).all() for array in (changed, pending, back)) or np.isnan(again).any():
         raise MalformedSketch("a standing alarm's numbers are not finite")
-    alarm = _alarm(reader.blob(MAX_ALARM))
+    alarm = read_alarm(reader.blob(MAX_ALARM))
     return Standing(number, raised_at, patience, principals, alarm, changed, pending, back, again, quiet)
 
 
-def _alarm_bytes(alarm: Alarm) -> bytes:
+def alarm_bytes(alarm: Alarm) -> bytes:
+    """An alarm as `read_alarm` reads it."""
     plain = {name: getattr(alarm, name) for name in Alarm.__dataclass_fields__}
     return json.dumps(plain, separators=(",", ":")).encode()
 
 
-def _alarm(data: bytes) -> Alarm:
+def read_alarm(data: bytes) -> Alarm:
+    """A standing alarm from its bytes.
+
+    Raises:
+        MalformedSketch: not such an alarm.
+    """
     try:
         plain = json.loads(data)
         alarm = Alarm(

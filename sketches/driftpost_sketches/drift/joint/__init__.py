@@ -1,0 +1,1 @@
+"""Changes that no single stream shows: sums of features of several streams at once, and the test on them."""
