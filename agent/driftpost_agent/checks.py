@@ -13,22 +13,29 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from driftpost_agent.commissioning import SiteBaseline
+from driftpost_agent.label_checks import LABEL_SHARE
+from driftpost_agent.private_windows import PrivateWindows
 from driftpost_agent.recorder import ClosedWindow
+from driftpost_agent.site_store import SiteChange
 from driftpost_agent.store import Store
 from driftpost_models.bundle import Bundle
+from driftpost_models.policy import Policy
+from driftpost_sketches.commissioning.watch import Baseline, Told
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.schema import Role, Schema
 from driftpost_sync.clock import Clock
 from driftpost_sync.errors import MessageTooLarge
-from driftpost_sync.messages import FindingBody, Source, WindowBody
+from driftpost_sync.messages import MAX_TEXT_CHARS, FindingBody, Source, WindowBody
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +43,12 @@ log = logging.getLogger(__name__)
 MAX_NAMED_STREAMS = 16
 # Windows that wait in memory for a store that can't be written, before neighbours are merged.
 MAX_WAITING = 64
+# Seconds between two writings of the detectors' state while nothing is raised or cleared. It is thirty times
+# a window's size, and what a kill costs is evidence of the windows since: delay, but no promise.
+STATE_EVERY_S = 12 * 3600
+# Stands for the streams of a finding on how the device is installed: no later alarm may clear it.
+_SKEW = "(installed differently)"
+_OWN_NORMAL = " Compared with this device's own normal."
 # Findings kept for a guard without a store.
 MAX_REMEMBERED = 256
 # float16's largest number: evidence beyond it says nothing more.
@@ -53,8 +66,10 @@ class _Waiting:
     closed: ClosedWindow
     evidence: bytes
     findings: list[FindingBody]
-    state: bytes
+    # None where the state is not due to be written.
+    state: bytes | None
     standing: dict[str, str]
+    site: SiteChange | None
 
 
 @dataclass
@@ -96,18 +111,51 @@ class WindowChecks:
         window_seconds: length of a window, for the threshold.
         budget: false alarms allowed, in words.
         clock: for findings that belong to no window.
+        policy: the owner's wishes about a site baseline; the bundle's if None.
+        background: make a site's calibration in a thread of its own.
     """
 
     def __init__(
-        self, bundle: Bundle, store: Store | None, *, window_seconds: float, budget: str, clock: Clock
+        self,
+        bundle: Bundle,
+        store: Store | None,
+        *,
+        window_seconds: float,
+        budget: str,
+        clock: Clock,
+        policy: Policy | None = None,
+        background: bool = False,
     ) -> None:
         self._bundle = bundle
         self._store = store
         self._window_ms = window_seconds * 1000
-        self._detector = DriftDetector(bundle.calibration, Budget.parse(budget).log_threshold(window_seconds))
+        # What delayed labels may use of the budget is theirs alone where the bundle knows an error rate.
+        share = 1.0 if bundle.performance is None else 1.0 - LABEL_SHARE
+        self._log_threshold = Budget.parse(budget).share(share).log_threshold(window_seconds)
+        policy = policy or bundle.policy
+        self._site: SiteBaseline | None = None
+        self._own: DriftDetector | None = None
+        if policy.site.baseline or bundle.unknown_streams:
+            self._site = SiteBaseline(
+                bundle,
+                policy,
+                store,
+                log_threshold=self._log_threshold,
+                detectors=self._detector_of,
+                background=background,
+            )
+        else:
+            self._own = self._detector_of(bundle.calibration)
+        privacy = store.privacy if store is not None else None
+        self._private = (
+            None if privacy is None else PrivateWindows(privacy, bundle.schema, bundle.calibration.baseline)
+        )
         self._standing = _Standing()
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
+        # Monotonic ms at which the detectors' state is written next, and whether it has changed since it was.
+        self._state_due = 0
+        self._state_changed = False
         self._clock = clock
         self._findings = 0
         self.remembered: deque[FindingBody] = deque(maxlen=MAX_REMEMBERED)
@@ -122,26 +170,103 @@ class WindowChecks:
 
     def evidence(self) -> NDArray[np.float32]:
         """Log evidence of each tracked stream now, float32[T]; -inf before the first window."""
-        return self._detector.evidence()
+        if self._site is not None:
+            return self._site.evidence()
+        assert self._own is not None
+        return self._own.evidence()
+
+    def observe(self, values: NDArray[Any]) -> None:
+        """Show the rows that the open window has taken, float[rows, S], to what learns from them."""
+        if self._site is not None:
+            with self._lock:
+                self._site.watch.update(values)
+
+    @property
+    def observes(self) -> bool:
+        """Whether rows have to be shown."""
+        return self._site is not None
+
+    def site(self) -> dict[str, Any]:
+        """What the device has learnt of its own normal, for the status document."""
+        return {"baseline": "training", "mode": "off"} if self._site is None else self._site.facts()
+
+    def decide(self, *, accept: bool) -> bool:
+        """A person's word on the site baseline; whether there is one.
+
+        Args:
+            accept: what stands is this device's normal; otherwise it learns its normal anew.
+        """
+        if self._site is None:
+            return False
+        with self._lock:
+            watch = self._site.watch
+            told = watch.accept() if accept else watch.again()
+            now, wall = self._clock.mono_ms(), self._clock.wall_ms()
+            over = [self._told(each, None, now=now, wall=wall) for each in told]
+            self.remembered.extend(over)
+            if self._store is not None:
+                # What waits for the disk was made before this and must not come after it.
+                self._store_waiting(self._store)
+                if self._waiting:
+                    raise sqlite3.OperationalError(
+                        "windows wait for the store; try again when it can be written"
+                    )
+                change = self._site.change(due=True)
+                assert change is not None
+                self._store.record_site(
+                    self._bundle.id,
+                    change,
+                    findings=over,
+                    detector_state=self._state(),
+                    standing=self._standing.to_plain(),
+                )
+        return True
+
+    def close(self) -> None:
+        """Write the detectors' state, and end what runs in the background."""
+        if self._site is not None:
+            self._site.close()
+        with self._lock:
+            if self._store is None or not self._state_changed or self._waiting:
+                return
+            try:
+                standing = self._standing.to_plain()
+                site = None if self._site is None else self._site.change(due=True)
+                if site is not None:
+                    self._store.record_site(
+                        self._bundle.id, site, findings=(), detector_state=self._state(), standing=standing
+                    )
+                else:
+                    self._store.keep_detector_state(self._bundle.id, self._state(), standing)
+            except sqlite3.Error as error:
+                log.error("the detectors' state can't be stored, hours of evidence are lost: %s", error)
 
     def take(self, closed: ClosedWindow) -> None:
         """Check a closed window and record it with its findings and the detectors' new state."""
         with self._lock:
-            alarms = self._detector.step(closed.transitions, closed.window)
-            findings = [self._finding(alarm, closed) for alarm in alarms]
+            if self._site is not None:
+                told = self._site.step(closed)
+            else:
+                assert self._own is not None
+                told = [
+                    Told(alarm, "training") for alarm in self._own.step(closed.transitions, closed.window)
+                ]
+            findings = [self._told(each, closed, now=closed.mono_end, wall=closed.wall_end) for each in told]
             self.remembered.extend(findings)
             for finding in findings:
                 log.warning("finding %s: %s", finding.state, finding.text, extra={"finding": finding.id})
+            detector = self._training_detector()
+            if detector is not None and any(finding.state == "raised" for finding in findings):
+                # An alarm that comes of a shuffled reference says nothing of the world.
+                for doubt in detector.doubts():
+                    log.warning("%s", doubt)
             if self._store is None:
                 return
+            news = bool(findings) or (self._site is not None and self._site.news)
+            state = self._state_if_due(closed.mono_end, news)
+            site = None if self._site is None else self._site.change(due=state is not None)
             self._waiting.append(
-                _Waiting(
-                    closed,
-                    _float16(self._detector.evidence()),
-                    findings,
-                    self._detector.state_to_bytes(),
-                    self._standing.to_plain(),
-                )
+                _Waiting(closed, _float16(self.evidence()), findings, state, self._standing.to_plain(), site)
             )
             self._store_waiting(self._store)
             while len(self._waiting) > MAX_WAITING:
@@ -175,6 +300,8 @@ class WindowChecks:
                     findings=item.findings,
                     detector_state=item.state,
                     standing=item.standing,
+                    site=item.site,
+                    private=self._private,
                 )
             except sqlite3.Error as error:
                 if not self.store_problem:
@@ -185,6 +312,14 @@ class WindowChecks:
                 # It will never fit, and must not hold up those behind it; what was found in it still counts.
                 try:
                     store.record_findings(item.findings)
+                    if item.site is not None:
+                        store.record_site(
+                            self._bundle.id,
+                            item.site,
+                            findings=(),
+                            detector_state=self._state() if item.state is None else item.state,
+                            standing=item.standing,
+                        )
                 except sqlite3.Error as trouble:
                     self.store_problem = str(trouble)
                     return
@@ -204,15 +339,26 @@ class WindowChecks:
             mono_start=first.closed.mono_start,
             wall_start=first.closed.wall_start,
         )
-        self._waiting.appendleft(replace(second, closed=closed, findings=[*first.findings, *second.findings]))
+        site = first.site if second.site is None else second.site
+        if first.site is not None and second.site is not None:
+            first.site.parts.add(second.site.parts)
+            second.site.parts = first.site.parts
+        state = first.state if second.state is None else second.state
+        findings = [*first.findings, *second.findings]
+        self._waiting.appendleft(replace(second, closed=closed, findings=findings, state=state, site=site))
 
     def _restore(self) -> None:
         kept = self._store.detector_state(self._bundle.id) if self._store else None
         if kept is None:
+            # Nobody remembers what was told: another bundle served since, or this is the first start.
+            if self._site is not None:
+                self._site.watch.forget()
             return
         state, standing = kept
+        detector = self._training_detector()
         try:
-            self._detector.restore(state)
+            if detector is not None and state:
+                detector.restore(state)
         except SketchError as error:
             # Written by another version: the detectors begin anew, which costs delay and no promise.
             log.warning("the detectors begin anew, their stored state can't be read: %s", error)
@@ -234,17 +380,73 @@ class WindowChecks:
                 if over:
                     self._store.clear_standing(over, self._bundle.id)
             self._standing = _Standing()
+            self._state_changed = False
+            if self._site is not None:
+                self._site.watch.forget()
 
-    def _finding(self, alarm: Alarm, closed: ClosedWindow) -> FindingBody:
+    def _detector_of(self, calibration: Calibration) -> DriftDetector:
+        detector = DriftDetector(calibration, self._log_threshold)
+        record = self._bundle.performance
+        if record is not None and calibration.schema == self._bundle.schema:
+            mix = record.class_mix(
+                calibration.schema, np.array([chain.correlation_rows for chain in calibration.chains])
+            )
+            if mix is not None:
+                detector.name_changes(mix.interpret)
+        return detector
+
+    def _training_detector(self) -> DriftDetector | None:
+        return self._own if self._site is None else self._site.watch.detector
+
+    def _state_if_due(self, now: int, told: bool) -> bytes | None:
+        """The state where it has to go with this window: what was told is remembered with its telling."""
+        due = told or now >= self._state_due
+        self._state_changed = not due
+        if not due:
+            return None
+        self._state_due = now + STATE_EVERY_S * 1000
+        return self._state()
+
+    def _state(self) -> bytes:
+        detector = self._training_detector()
+        return b"" if detector is None else detector.state_to_bytes()
+
+    def _told(self, told: Told, closed: ClosedWindow | None, *, now: int, wall: int | None) -> FindingBody:
+        """A finding of what was told.
+
+        Args:
+            told: the alarm.
+            closed: the window that it is from; None for a person's word.
+            now: monotonic ms.
+            wall: Unix ms, if it is known.
+        """
+        alarm, baseline = told.alarm, told.baseline
         names = [name for name, _ in alarm.streams]
-        identity = self._standing.clear(names) if alarm.state == "cleared" else None
+        about = [_SKEW] if alarm.kind == "skew" else names
+        identity = self._standing.clear(about) if alarm.state == "cleared" else None
         if identity is None:
             self._findings += 1
             incarnation = self._store.incarnation if self._store else 0
-            identity = f"{incarnation:x}-{closed.mono_end}-{self._findings}"
+            identity = f"{incarnation:x}-{now}-{self._findings}"
             if alarm.state == "raised":
-                self._standing.raise_(identity, names)
+                self._standing.raise_(identity, about)
         ago = round(alarm.onset_windows_ago * self._window_ms)
+        begun, begun_wall = (closed.mono_start, closed.wall_start) if closed else (now, wall)
+        return self._finding(
+            alarm, identity, baseline, onset=(begun - ago, begun_wall and begun_wall - ago), at=(now, wall)
+        )
+
+    def _finding(
+        self,
+        alarm: Alarm,
+        identity: str,
+        baseline: Baseline,
+        *,
+        onset: tuple[int, int | None],
+        at: tuple[int, int | None],
+    ) -> FindingBody:
+        names = [name for name, _ in alarm.streams]
+        own = baseline == "site" and alarm.state == "raised"
         return FindingBody(
             id=identity,
             bundle=self._bundle.id,
@@ -256,12 +458,13 @@ class WindowChecks:
             effect_natural=_finite(alarm.effect_natural),
             unit=alarm.unit,
             direction=alarm.direction,
-            onset_mono=max(0, closed.mono_start - ago),
-            onset_wall=None if closed.wall_start is None else max(0, closed.wall_start - ago),
-            mono=closed.mono_end,
-            wall=closed.wall_end,
-            text=alarm.text,
+            onset_mono=max(0, onset[0]),
+            onset_wall=None if onset[1] is None else max(0, onset[1]),
+            mono=at[0],
+            wall=at[1],
+            text=(alarm.text + _OWN_NORMAL if own else alarm.text)[:MAX_TEXT_CHARS],
             source=_source(self._bundle.schema, names),
+            baseline=baseline,
         )
 
 

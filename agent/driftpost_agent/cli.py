@@ -118,6 +118,52 @@ def activate(bundle: Path, config: Path) -> None:
     )
 
 
+@agent.group()
+def site() -> None:
+    """What this device has learnt of its own normal, and a person's word on it."""
+
+
+@site.command()
+@_config
+def show(config: Path) -> None:
+    """Show how far the learning is, and how this device differs from the training data."""
+    from driftpost_agent.status_table import render_site  # noqa: PLC0415
+
+    click.echo(render_site(_status(_settings(config))["site"]))
+
+
+@site.command()
+@_config
+def accept(config: Path) -> None:
+    """Accept the change that stands: it is this device's normal, learnt anew from now on."""
+    _leave(config, "accept")
+
+
+@site.command()
+@_config
+def again(config: Path) -> None:
+    """Forget what this device has learnt and begin anew, after it was moved or mended."""
+    _leave(config, "again")
+
+
+def _leave(config: Path, decision: str) -> None:
+    from driftpost_agent import site_request  # noqa: PLC0415
+
+    settings = _settings(config)
+    running = _status_if_running(settings)
+    if running.get("site", {}).get("mode") == "off":
+        raise click.ClickException(
+            "the policy of the active bundle has no site baseline: "
+            "set site.baseline = true there and build it again"
+        )
+    folder = settings.path("store.path").parent
+    try:
+        site_request.leave(folder, decision)
+    except OSError as error:
+        raise click.ClickException(f"{folder} can't be written: {error.strerror}") from error
+    click.echo("The running agent takes it up now." if running else "The agent takes it up when it starts.")
+
+
 @agent.command()
 def settings() -> None:
     """Print the reference of all settings in agent.toml."""

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,17 +22,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from driftpost_agent import status
+from driftpost_agent import site_request, status
 from driftpost_agent.activation import Activation, PointerStamp
 from driftpost_agent.description import description
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
 from driftpost_agent.footprint import footprint, give_back
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
+from driftpost_agent.label_checks import Label
 from driftpost_agent.ledger_schedule import LedgerSchedule
 from driftpost_agent.loading import loader, trusted_keys
 from driftpost_agent.meter import Meter
 from driftpost_agent.model_watch import ModelWatch
+from driftpost_agent.private_windows import PrivacyPolicy
 from driftpost_agent.runtime_findings import (
     ROLLED_BACK,
     SELF_TEST_FAILED,
@@ -117,6 +119,7 @@ class Daemon:
             clock=clock,
             synchronous=settings.text("store.synchronous"),
             outbox_bytes=round(settings.number("store.outbox_mb") * 2**20),
+            privacy=PrivacyPolicy.from_settings(settings),
         )
         self._findings = RuntimeFindings(self._store, clock)
         self._meter = Meter()
@@ -148,6 +151,10 @@ class Daemon:
         """One guarded call."""
         return self._now_serving().infer(inputs, inference_id)
 
+    def label(self, pairs: Sequence[tuple[str, Label | list[Label]]]) -> dict[str, int]:
+        """Compare labels with remembered answers."""
+        return self._now_serving().label(pairs)
+
     def ready(self) -> bool:
         """Whether inferences are served."""
         return self._serving is not None and not self._exit.is_set()
@@ -172,8 +179,10 @@ class Daemon:
             "model": status.model_facts(serving) if serving else {},
             "window_seconds": self._window_seconds(serving.bundle) if serving else None,
             "inferences": status.inference_facts(self._meter.read()),
+            "labels": serving.guard.labels.status() if serving and serving.guard.labels else {},
             "windows": status.window_facts(serving, self._store),
             "findings": status.finding_facts(self._store),
+            "site": serving.guard.checks.site() if serving else {"baseline": "training", "mode": "off"},
             "link": status.link_facts(uplink.status() if uplink else None, uplink.address if uplink else ""),
             "store": status.store_facts(self._store, self._store_problem()),
             "process": status.process_facts(footprint(pid)),
@@ -275,6 +284,7 @@ class Daemon:
         serving = self._serving
         if serving is not None:
             serving.guard.checks.retry()
+            self._follow_site_request(serving)
         if self._uplink is not None:
             acknowledged = not self._ledgers.begun and self._uplink.window_acknowledged()
             if self._ledgers.due(now, acknowledged=acknowledged):
@@ -432,6 +442,20 @@ class Daemon:
         else:
             self._self_test_problem = self._bundle_problem = ""
             self._findings.clear(ROLLED_BACK, f"{bundle.name} {bundle.version} was activated")
+
+    def _follow_site_request(self, serving: Serving) -> None:
+        """Take up a person's word on the site baseline."""
+        folder = self._store.path.parent
+        decision = site_request.waiting(folder)
+        if decision is None:
+            return
+        # Removed only when it is in the store: a kill in between does the same once more.
+        if serving.guard.checks.decide(accept=decision == site_request.ACCEPT):
+            log.warning("site baseline: %s, as a person asked", decision)
+            self._wake_uplink()
+        else:
+            log.warning("a request to %s was left, but the policy has no site baseline", decision)
+        site_request.done(folder)
 
     def _policy(self, bundle: Bundle) -> Policy:
         changes = {

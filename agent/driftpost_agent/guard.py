@@ -25,8 +25,10 @@ from driftpost_agent.block_buffer import Raw, RowLayout, TensorLayout
 from driftpost_agent.calls import Calls
 from driftpost_agent.checks import WindowChecks
 from driftpost_agent.description import description
+from driftpost_agent.errors import LabelRefused
 from driftpost_agent.frozen import FrozenWatch
 from driftpost_agent.input_checks import TensorCheck, sampled
+from driftpost_agent.label_checks import Label, LabelChecks
 from driftpost_agent.meter import Meter
 from driftpost_agent.output_checks import OutputCheck
 from driftpost_agent.quick_path import SMALL_TENSOR_BYTES, QuickPath
@@ -144,7 +146,13 @@ class Guard:
         self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
         self.window_seconds = seconds = window_seconds or self.policy.window_seconds
         self.checks = WindowChecks(
-            bundle, self.store, window_seconds=seconds, budget=self.policy.budget, clock=self._clock
+            bundle,
+            self.store,
+            window_seconds=seconds,
+            budget=self.policy.budget,
+            clock=self._clock,
+            policy=self.policy,
+            background=threaded,
         )
         self._ticker: Ticker | None = None
         self._slot = self.store.row_mark.slot() if self.store else None
@@ -159,13 +167,22 @@ class Guard:
             wake=self._wake,
             tally=self._slot.total if self._slot else None,
             derived=bundle.derived,
+            joint=None if bundle.calibration.joint is None else bundle.calibration.joint.features,
+            observe=self.checks.observe if self.checks.observes else None,
         )
         self._calls = Calls(self.recorder.appending)
         self._channel = self.meter.channel()
         self._quick = self._quick_path()
+        scores = _scores(bundle)
+        self.labels: LabelChecks | None = None
+        if scores is not None and bundle.performance is not None:
+            self.labels = LabelChecks(
+                bundle, scores, self.store, policy=self.policy, window_seconds=seconds, clock=self._clock
+            )
+        self._answers = None if self.labels is None else self.labels.answers
         if threaded:
             self._ticker = Ticker(
-                self.recorder.tick,
+                self.tick,
                 self.recorder.seconds_to_boundary,
                 interval_s=flush_seconds,
                 progress=progress,
@@ -228,11 +245,41 @@ class Guard:
         if quick is not None:
             tensor = inputs.get(quick.name) if type(inputs) is dict and len(inputs) == 1 else inputs
             if type(tensor) is np.ndarray and tensor.shape == quick.shape and tensor.dtype == quick.dtype:
-                return quick.run(tensor, inference_id, number)
+                result = quick.run(tensor, inference_id, number)
+                return result if self._answers is None else self._remembered(result)
         try:
-            return self._run(inputs, inference_id or f"{self._prefix}-{number}", perf_counter_ns())
+            result = self._run(inputs, inference_id or f"{self._prefix}-{number}", perf_counter_ns())
         finally:
             calls.end()
+        return result if self._answers is None else self._remembered(result)
+
+    def label(self, inference_id: str, labels: Label | Sequence[Label]) -> bool:
+        """Tell the true class of an earlier inference: its error is counted, tested and sent as a sketch.
+
+        Args:
+            inference_id: as the result of `run` names it.
+            labels: the true class, by number or by name; of a batch, one for each row.
+
+        Returns:
+            Whether its answer is still remembered; a label that comes too late is only counted as unknown.
+
+        Raises:
+            LabelRefused: no such class, not one for each row, or the bundle was built without labels.
+        """
+        if self.labels is None:
+            raise LabelRefused(
+                inference_id,
+                "can not be compared: the bundle was built without --labels, or its model is no classifier",
+            )
+        return self.labels.label(inference_id, labels)
+
+    def _remembered(self, result: GuardedResult) -> GuardedResult:
+        answers = self._answers
+        assert answers is not None
+        answers.append(result)
+        if answers.waiting >= answers.most_fresh:
+            answers.read()
+        return result
 
     def _run(self, inputs: Tensors | NDArray[Any], inference_id: str, started: int) -> GuardedResult:
         if type(inputs) is not dict and not isinstance(inputs, Mapping):
@@ -257,10 +304,14 @@ class Guard:
         """Close the open window now; it is recorded before this returns."""
         self.recorder.close_window()
         self.checks.retry()
+        if self.labels is not None:
+            self.labels.tick(now=True)
 
     def tick(self) -> None:
         """What the guard's own thread does every second or so, for guards without one."""
         self.recorder.tick()
+        if self.labels is not None:
+            self.labels.tick()
 
     def close(self, calls_s: float = CLOSE_CALLS_S) -> None:
         """Record the open window, stop the thread, and close the model; a second call does nothing.
@@ -279,6 +330,7 @@ class Guard:
         if not ended:
             self._calls.wait(calls_s)
             self.flush()
+        self.checks.close()
         self.meter.close_channel(self._channel)
         if self._slot is not None and self.store is not None:
             self.store.row_mark.release(self._slot)

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 Migration = Callable[["Database"], None]
 
+# The view since a finding says what it was compared with.
+_FINDINGS = """
+select
+    case when f.wall is null then null else datetime(f.wall / 1000, 'unixepoch') || 'Z' end as at,
+    round(f.mono / 1000.0, 1) as at_uptime_s,
+    f.state, f.kind, f.source, f.baseline, f.streams, f.direction,
+    round(f.effect, 3) as effect_sd, round(f.effect_natural, 6) as effect, f.unit,
+    f.text, substr(f.bundle, 1, 12) as bundle, f.finding
+from finding_log as f
+where f.id = (select max(g.id) from finding_log as g where g.finding = f.finding)
+order by f.id desc
+"""
+
 
 def m0001_outbox(db: Database) -> None:
     """Messages, their ledger and quarantine: the outbox's own tables."""
@@ -102,7 +115,50 @@ def m0003_readable_views(db: Database) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m0001_outbox, m0002_agent_tables, m0003_readable_views)
+def m0004_privacy(db: Database) -> None:
+    """Windows that wait for their release with noise, and the account of the privacy budget."""
+    _table(db, "privacy_holds").create(
+        {
+            "bundle": str,
+            "body": bytes,
+            "span_ms": int,
+            "held_rows": int,
+            "rows": int,
+            "incarnation": int,
+        },
+        pk="bundle",
+        not_null={"body", "span_ms", "held_rows", "rows", "incarnation"},
+    )
+    _table(db, "privacy_account").create({"id": int, "state": str}, pk="id", not_null={"state"})
+
+
+def m0005_site(db: Database) -> None:
+    """What the device learns of its own normal, and what a finding was compared with."""
+    _table(db, "site_states").create(
+        {"bundle": str, "schema": str, "head": bytes}, pk="bundle", not_null={"schema", "head"}
+    )
+    _table(db, "site_parts").create(
+        {"bundle": str, "name": str, "data": bytes}, pk=("bundle", "name"), not_null={"data"}
+    )
+    _table(db, "finding_log").add_column("baseline", str, not_null_default="training")
+    db.create_view("findings", _FINDINGS, replace=True)
+
+
+def m0006_labels(db: Database) -> None:
+    """State of the test on delayed labels."""
+    _table(db, "label_states").create(
+        {"bundle": str, "state": bytes, "standing": str}, pk="bundle", not_null={"state", "standing"}
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    m0001_outbox,
+    m0002_agent_tables,
+    m0003_readable_views,
+    m0004_privacy,
+    m0005_site,
+    m0006_labels,
+)
 
 
 def up_to_date(connection: sqlite3.Connection) -> bool:

@@ -29,6 +29,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _windows(document)
     yield from _link(document["link"])
     yield from _findings(document["findings"])
+    yield from _site(document["site"])
     store, process = document["store"], document["process"]
     yield _row("disk", f"{_size(store['bytes'])} in {store['path']}; {process['written_mb']:.1f} MB written")
     yield _row("memory", f"agent {process['agent_mb']:.0f} MB, model {process['model_mb']:.0f} MB")
@@ -91,6 +92,36 @@ def _findings(findings: Mapping[str, Any]) -> Iterator[str]:
     for finding in findings["latest"]:
         if finding["state"] == "raised":
             yield _row("", f"! {finding['text']}" + (f" (since {finding['at']})" if finding["at"] else ""))
+
+
+def render_site(site: Mapping[str, Any]) -> str:
+    """The site baseline by itself."""
+    return "\n".join(_site(site)) or "The policy of the active bundle has no site baseline."
+
+
+def _site(site: Mapping[str, Any]) -> Iterator[str]:
+    mode = site["mode"]
+    if mode == "off":
+        return
+    if mode == "watching":
+        yield _row("site", f"watched by this device's own normal, learnt from {site['rows']:,} rows")
+    else:
+        wanted = f" of about {site['rows_wanted']:,}" if site["rows_wanted"] else ""
+        left = site["seconds_left"]
+        time = f", about {_duration(left)} to go" if left and mode == "learning" else ""
+        what = {
+            ("learning", "ranges"): "learning the range of every stream",
+            ("learning", "chains"): "learning how rows follow each other",
+            ("fitting", "done"): "making the calibration",
+        }.get((mode, site["phase"]), "learning has stopped while an alarm stands")
+        yield _row("site", f"{what}: {site['rows']:,} rows{wanted}{time}")
+        yield _row("", "until then changes are measured against the training data")
+    for text in site["held_by"]:
+        yield _row("", f"! {text} (is it normal here? `driftpost agent site accept`)")
+    for text in site["differs"]:
+        yield _row("", f"installed differently, to be measured: {text}")
+    for text in (*site["skew"], *site["notes"]):
+        yield _row("", text)
 
 
 def _row(name: str, text: str) -> str:

@@ -21,11 +21,15 @@ from pathlib import Path
 from secrets import SystemRandom
 from typing import Any
 
+from driftpost_agent import site_store
+from driftpost_agent.private_windows import SPENT, PrivacyPolicy, PrivateWindows
 from driftpost_agent.row_mark import RowMark
+from driftpost_agent.site_store import SiteChange
 from driftpost_agent.store_file import claim_file, connect, damaged, database_files, move_aside, unusable
+from driftpost_sketches.window import Window
 from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.coarsen import coarsen
-from driftpost_sync.messages import DescribeBody, FindingBody, LedgerBody, WindowBody
+from driftpost_sync.messages import DescribeBody, FindingBody, LabelsBody, LedgerBody, WindowBody
 from driftpost_sync.outbox import Outbox, Pending, RandomBits
 
 # Bytes of messages that wait, unless told otherwise: three weeks of 41 streams at full resolution.
@@ -59,6 +63,7 @@ class Store:
         lock: held around every use of the connection.
         outbox: messages on their way to the aggregator; use it inside `transaction()`.
         row_mark: rows that are taken in for this store are counted here.
+        privacy: how windows may leave, None if as they are.
         set_aside: where a damaged predecessor was moved when this store was opened, if there was one.
     """
 
@@ -72,10 +77,12 @@ class Store:
         row_mark: RowMark,
         set_aside: Path | None,
         outbox_bytes: int,
+        privacy: PrivacyPolicy | None,
     ) -> None:
         self.path = path
         self.lock = threading.RLock()
         self.set_aside = set_aside
+        self.privacy = privacy
         self.row_mark = row_mark
         self.outbox: Outbox
         self._db = connection
@@ -95,6 +102,7 @@ class Store:
         random: RandomBits | None = None,
         row_mark: RowMark | None = None,
         outbox_bytes: int = OUTBOX_BYTES,
+        privacy: PrivacyPolicy | None = None,
     ) -> Store:
         """Open or create a store and begin a new incarnation in it.
 
@@ -108,6 +116,7 @@ class Store:
             random: for the incarnation's low bits.
             row_mark: what the last process left; the store's own in shared memory if None.
             outbox_bytes: windows that wait are merged into coarser ones when all that waits exceeds this.
+            privacy: windows leave with noise, under this budget; None lets them go as they are.
 
         Raises:
             StoreUnusable: another process has it, or the folder can't be written.
@@ -126,7 +135,14 @@ class Store:
                 connection = connect(path, synchronous)
             mark = row_mark or RowMark.open(path)
             store = cls(
-                path, connection, claim, clock, row_mark=mark, set_aside=set_aside, outbox_bytes=outbox_bytes
+                path,
+                connection,
+                claim,
+                clock,
+                row_mark=mark,
+                set_aside=set_aside,
+                outbox_bytes=outbox_bytes,
+                privacy=privacy,
             )
             with store.transaction():
                 store.outbox = Outbox.open(
@@ -183,8 +199,10 @@ class Store:
         windows: int,
         rows: int,
         findings: Sequence[FindingBody] = (),
-        detector_state: bytes = b"",
+        detector_state: bytes | None = b"",
         standing: Mapping[str, str] | None = None,
+        site: SiteChange | None = None,
+        private: PrivateWindows | None = None,
     ) -> None:
         """Record a closed window with everything that follows from it, in one transaction.
 
@@ -193,36 +211,106 @@ class Store:
             windows: base windows in it.
             rows: inferences in it.
             findings: raised or cleared by it.
-            detector_state: of its bundle, after it.
+            detector_state: of its bundle, after it; None leaves what is stored, with its standing findings.
             standing: ids of the findings that are raised now, by what they are about, so that a restart can
                 clear them under the same id.
+            site: what the device learnt of its own normal by it.
+            private: holds the window, and says what leaves instead of it.
         """
-        packed = body.to_bytes()
+        body.to_bytes()  # refuses what no message can hold before anything is written
         with self.transaction() as db:
-            self.outbox.put(
-                "window", packed, mono=body.mono_end, wall=body.wall_end, windows=windows, rows=rows
-            )
+            leaving = body if private is None else private.offer(db, body, self.incarnation)
+            if private is not None and leaving is not None:
+                sketch = Window.from_bytes(leaving.window)
+                windows, rows = sketch.parts, sketch.rows
+            if leaving is not None:
+                self.outbox.put(
+                    "window",
+                    leaving.to_bytes(),
+                    mono=leaving.mono_end,
+                    wall=leaving.wall_end,
+                    windows=windows,
+                    rows=rows,
+                )
+            elif private is not None and private.exhausted(db):
+                self._note_spent(body)
             for finding in findings:
                 self.record_finding(finding)
-            db.execute(
-                "insert into detector_states (bundle, state, windows, standing) values (?, ?, 1, ?)"
-                " on conflict (bundle) do update set state = excluded.state, windows = windows + 1,"
-                " standing = excluded.standing",
-                (body.bundle, detector_state, json.dumps(dict(standing or {}))),
-            )
+            if detector_state is not None:
+                _put_state(db, body.bundle, detector_state, standing or {}, windows=1)
+            if site is not None:
+                site_store.write(db, body.bundle, site)
             self._until_look -= 1
             if self._until_look <= 0:
                 merged = coarsen(db, self.outbox, self._outbox_bytes, now=self._clock.mono_ms())
                 self._until_look = 1 if merged else LOOK_EVERY
 
-    def record_finding(self, finding: FindingBody) -> int:
-        """Record and queue a finding; returns its sequence number."""
+    def keep_detector_state(self, bundle: str, state: bytes, standing: Mapping[str, str]) -> None:
+        """Store the state of a bundle's detectors without a window."""
         with self.transaction() as db:
-            seq = self.outbox.put("finding", finding.to_bytes(), mono=finding.mono, wall=finding.wall)
+            _put_state(db, bundle, state, standing, windows=0)
+
+    def record_site(
+        self,
+        bundle: str,
+        change: SiteChange,
+        *,
+        findings: Sequence[FindingBody],
+        detector_state: bytes,
+        standing: Mapping[str, str],
+    ) -> None:
+        """Record what the device learnt, or was told to take for normal, without a window.
+
+        Args:
+            bundle: the one that is guarded.
+            change: what it learnt.
+            findings: that a person's word cleared.
+            detector_state: as for a window.
+            standing: as for a window.
+        """
+        with self.transaction() as db:
+            for finding in findings:
+                self.record_finding(finding)
+            _put_state(db, bundle, detector_state, standing, windows=0)
+            site_store.write(db, bundle, change)
+
+    def _note_spent(self, body: WindowBody) -> None:
+        """Say once per bundle that its windows stay at home from now on."""
+        name = f"{SPENT}-{body.bundle[:12]}"
+        known = self._db.execute("select 1 from finding_log where finding = ?", (name,)).fetchone()
+        if known is None:
+            self.record_finding(
+                FindingBody(
+                    id=name,
+                    bundle=body.bundle,
+                    state="raised",
+                    kind=SPENT,
+                    streams=(),
+                    log_e=0.0,
+                    effect=0.0,
+                    effect_natural=0.0,
+                    unit="",
+                    direction="none",
+                    onset_mono=body.mono_end,
+                    onset_wall=body.wall_end,
+                    mono=body.mono_end,
+                    wall=body.wall_end,
+                    text="the privacy budget is spent: windows stay on the device from now on; raise "
+                    "privacy.epsilon_total if that is acceptable",
+                    source="device",
+                )
+            )
+
+    def record_finding(self, finding: FindingBody) -> int | None:
+        """Record a finding, and queue it if it may leave; returns its sequence number then."""
+        with self.transaction() as db:
+            seq = None
+            if self.privacy is None or self.privacy.sends(finding):
+                seq = self.outbox.put("finding", finding.to_bytes(), mono=finding.mono, wall=finding.wall)
             db.execute(
                 "insert into finding_log (finding, state, bundle, source, kind, streams, effect,"
-                " effect_natural, unit, direction, log_e, incarnation, seq, mono, wall, onset_mono, text)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " effect_natural, unit, direction, log_e, incarnation, seq, mono, wall, onset_mono, text,"
+                " baseline) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     finding.id,
                     finding.state,
@@ -241,9 +329,40 @@ class Store:
                     finding.wall,
                     finding.onset_mono,
                     finding.text,
+                    finding.baseline,
                 ),
             )
         return seq
+
+    def record_labels(
+        self, body: LabelsBody, *, findings: Sequence[FindingBody], state: bytes, standing: str
+    ) -> None:
+        """Record what came of some labels with the test's new state, in one transaction.
+
+        Args:
+            body: the labels' sketch.
+            findings: raised or cleared by them.
+            state: of the bundle's test on labels, after them; empty without one.
+            standing: id of the finding that stands, "" for none.
+        """
+        packed = body.to_bytes()
+        with self.transaction() as db:
+            self.outbox.put("labels", packed, mono=body.mono_end, wall=body.wall_end)
+            for finding in findings:
+                self.record_finding(finding)
+            db.execute(
+                "insert into label_states (bundle, state, standing) values (?, ?, ?)"
+                " on conflict (bundle) do update set state = excluded.state, standing = excluded.standing",
+                (body.bundle, state, standing),
+            )
+
+    def label_state(self, bundle: str) -> tuple[bytes, str] | None:
+        """State of a bundle's test on labels and the finding that stands, None if it never ran here."""
+        with self.lock:
+            found = self._db.execute(
+                "select state, standing from label_states where bundle = ?", (bundle,)
+            ).fetchone()
+        return None if found is None or not found[0] else (bytes(found[0]), str(found[1]))
 
     def record_findings(self, findings: Sequence[FindingBody]) -> None:
         """Record and queue findings that have no window to go with, all or none."""
@@ -382,7 +501,8 @@ class Store:
         """
         with self.lock:
             found = self._db.execute(
-                "select finding, bundle, kind, onset_mono, mono, wall, text, source from finding_log as f"
+                "select finding, bundle, kind, onset_mono, mono, wall, text, source, baseline"
+                " from finding_log as f"
                 " where state = 'raised' and (source = 'runtime') = (? is null)"
                 " and bundle = coalesce(?, bundle)"
                 " and id = (select max(id) from finding_log as g where g.finding = f.finding)",
@@ -406,6 +526,7 @@ class Store:
                 wall=row[5],
                 text=row[6],
                 source=row[7],
+                baseline=row[8],
             )
             for row in found
         ]
@@ -458,9 +579,25 @@ class Store:
         self.close()
 
 
+def _put_state(
+    db: sqlite3.Connection, bundle: str, state: bytes, standing: Mapping[str, str], *, windows: int
+) -> None:
+    db.execute(
+        "insert into detector_states (bundle, state, windows, standing) values (?, ?, ?, ?)"
+        " on conflict (bundle) do update set state = excluded.state,"
+        " windows = windows + excluded.windows, standing = excluded.standing",
+        (bundle, state, windows, json.dumps(dict(standing))),
+    )
+
+
 def _lost_rows(connection: sqlite3.Connection, mark: RowMark) -> int:
     """Rows the last process took in and did not get to store."""
     last = connection.execute(
         "select incarnation, recorded_rows from incarnations order by incarnation desc limit 1"
     ).fetchone()
-    return 0 if last is None else max(0, mark.rows_of(int(last[0])) - int(last[1]))
+    if last is None:
+        return 0
+    (held,) = connection.execute(
+        "select coalesce(sum(rows), 0) from privacy_holds where incarnation = ?", (last[0],)
+    ).fetchone()
+    return max(0, mark.rows_of(int(last[0])) - int(last[1]) - int(held))

@@ -12,7 +12,7 @@ from driftpost_agent.cli import agent
 from driftpost_agent.client import fetch_status
 from driftpost_agent.errors import DaemonUnreachable
 from driftpost_agent.settings import TABLE
-from driftpost_agent.status_table import render
+from driftpost_agent.status_table import render, render_site
 
 
 def test_settings_prints_the_reference() -> None:
@@ -107,6 +107,7 @@ def document(**changes: Any) -> dict[str, Any]:
             "trouble": "refused",
             "twins": 2,
         },
+        "site": {"baseline": "training", "mode": "off"},
         "store": {"path": "/s/agent.db", "bytes": 5_000_000, "problem": "disk full"},
         "process": {"agent_mb": 60.0, "model_mb": 50.0, "written_mb": 1.5},
         "clock": {"wall_good": False},
@@ -133,6 +134,44 @@ def test_the_page_names_every_trouble() -> None:
     ):
         assert words in page
     assert "gone" not in page
+
+
+def site_of(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "baseline": "training",
+        "mode": "learning",
+        "phase": "ranges",
+        "rows": 1200,
+        "rows_wanted": 50_000,
+        "seconds_left": 190_000.0,
+        "held_by": [],
+        "differs": [],
+        "skew": [],
+        "notes": [],
+    }
+    return {**base, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "learning the range of every stream: 1,200 rows of about 50,000, about 2 d to go"),
+        ({"phase": "chains"}, "learning how rows follow each other: 1,200 rows"),
+        ({"mode": "held", "held_by": ["gain fell"]}, "! gain fell (is it normal here? `driftpost agent site"),
+        ({"mode": "fitting", "phase": "done"}, "making the calibration"),
+        ({"differs": ["gain is higher"]}, "installed differently, to be measured: gain is higher"),
+        ({"mode": "watching", "skew": ["Installed differently: gain"]}, "Installed differently: gain"),
+        ({"mode": "watching"}, "watched by this device's own normal, learnt from 1,200 rows"),
+    ],
+)
+def test_the_page_says_what_a_device_has_learnt_of_itself(changes: dict[str, Any], words: str) -> None:
+    assert words in render(document(site=site_of(**changes)))
+    assert words in render_site(site_of(**changes))
+
+
+def test_a_device_without_a_site_baseline_says_so_when_asked() -> None:
+    assert "no site baseline" in render_site({"baseline": "training", "mode": "off"})
+    assert "site" not in render(document())
 
 
 def test_an_agent_that_works_alone_says_so() -> None:

@@ -1,0 +1,62 @@
+"""The detectors' state goes to the card rarely, and always with what was told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.bundles import tabular_rows
+from agent.clocks import ManualClock
+from driftpost import Guard
+from driftpost_agent.checks import STATE_EVERY_S
+from driftpost_agent.store import Store
+from driftpost_models.bundle import Bundle
+
+
+def record(guard: Guard, clock: ManualClock, windows: int, shift: float = 0.0, first: int = 0) -> None:
+    for number in range(windows):
+        guard.run(tabular_rows(10, seed=first + number, shift=shift))
+        clock.advance(1_000)
+        guard.tick()
+
+
+def state(store: Store, bundle: Bundle) -> bytes:
+    kept = store.detector_state(bundle.id)
+    return b"" if kept is None else kept[0]
+
+
+def test_quiet_windows_write_the_state_once_in_hours_and_when_the_guard_closes(
+    mlp_bundle: Bundle, tmp_path: Path
+) -> None:
+    clock = ManualClock(1_000)
+    with Store.open(tmp_path / "agent.db", clock=clock) as store:
+        guard = Guard(mlp_bundle, clock=clock, store=store, window_seconds=1.0, threaded=False)
+        record(guard, clock, 1)
+        first = state(store, mlp_bundle)
+        record(guard, clock, 20, first=1)
+        assert first
+        assert state(store, mlp_bundle) == first
+        clock.advance(STATE_EVERY_S * 1000)
+        record(guard, clock, 1, first=21)
+        second = state(store, mlp_bundle)
+        assert second != first
+        record(guard, clock, 5, first=22)
+        assert state(store, mlp_bundle) == second
+        guard.close()
+        assert state(store, mlp_bundle) != second
+
+
+def test_an_alarm_is_stored_with_the_state_that_raised_it(mlp_bundle: Bundle, tmp_path: Path) -> None:
+    clock = ManualClock(1_000)
+    with Store.open(tmp_path / "agent.db", clock=clock) as store:
+        guard = Guard(mlp_bundle, clock=clock, store=store, window_seconds=1.0, threaded=False)
+        record(guard, clock, 3)
+        before = state(store, mlp_bundle)
+        record(guard, clock, 1, shift=3.0, first=3)
+        assert guard.checks.remembered
+        assert state(store, mlp_bundle) != before
+        # Killed here: another process goes on with this alarm standing and does not raise it again.
+        successor = Guard(mlp_bundle, clock=clock, store=store, window_seconds=1.0, threaded=False)
+        record(successor, clock, 3, shift=3.0, first=4)
+        assert [finding.state for finding in successor.checks.remembered] == []
+        successor.close()
+        guard.close()
