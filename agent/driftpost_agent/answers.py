@@ -69,10 +69,7 @@ class Answers:
             now = self._clock.mono_ms()
             raw = [one.outputs[self._scores.tensor.name].reshape(one.rows, -1) for one in used]
             measured = self._scores.measure(self._scores.probabilities(np.concatenate(raw)))
-            row = 0
-            for one in used:
-                self._remember(one.inference_id, measured[row : row + one.rows], now)
-                row += one.rows
+            self._remember([(one.inference_id, one.rows) for one in used], measured, now)
 
     def find(self, name: str) -> NDArray[np.int64] | None:
         """Numbers of the rows that an inference answered, None where it is not (or no longer) remembered."""
@@ -114,25 +111,27 @@ class Answers:
         """Rows that are remembered."""
         return min(self._next, self._size)
 
-    def _remember(self, name: str, measured: NDArray[np.float64], now: int) -> None:
-        for answer, confidence in measured[-self._size :, :2]:
-            place = self._next % self._size
-            old = self._names[place]
-            if old and self._first.get(old, self._next) <= self._next - self._size:
-                # Later rows of a batch lose their name with its first: they could not be counted rightly.
-                del self._first[old]
-            if (
-                self._next == 0
-                or self._names[(self._next - 1) % self._size] != name
-                or name not in self._first
-            ):
-                self._first[name] = self._next
-            self._names[place] = name
-            self._answer[place] = -1 if np.isnan(answer) else int(answer)
-            self._confidence[place] = confidence
-            self._labelled[place] = False
-            self._at[place] = now
-            self._next += 1
+    def _remember(self, named: list[tuple[str, int]], measured: NDArray[np.float64], now: int) -> None:
+        begin, size, names, first = self._next, self._size, self._names, self._first
+        places = (begin + np.arange(len(measured))) % size
+        number = begin
+        for name, rows in named:
+            if rows:
+                first[name] = number
+            for _ in range(rows):
+                place = number % size
+                old = names[place]
+                # What loses its first row is forgotten as a whole: the rest could not be told apart any more.
+                if old and first.get(old) == number - size:
+                    del first[old]
+                names[place] = name
+                number += 1
+        self._next = number
+        # Of more rows than there are places, the last one in each counts: numpy writes in order.
+        self._answer[places] = np.where(np.isnan(measured[:, 0]), -1, np.nan_to_num(measured[:, 0]))
+        self._confidence[places] = measured[:, 1]
+        self._labelled[places] = False
+        self._at[places] = now
 
 
 def _answered(result: GuardedResult) -> bool:

@@ -73,7 +73,9 @@ class LabelRefused(AgentError):
     """
 
     def __init__(self, label: str, problem: str) -> None:
-        super().__init__(f"{label!r} {problem}; labels are classes by number from 0, or by the bundle's names")
+        super().__init__(
+            f"{label!r} {problem}; a label is a class's number from 0, or its name in the bundle"
+        )
         self.label = label
         self.problem = problem
 
