@@ -59,6 +59,8 @@ class WindowAccumulator:
         self._partial = np.flatnonzero(partial[self._tracked])
         self._places = np.arange(tracked)
         self._joint = joint
+        members = np.zeros(0, np.int64) if joint is None else joint.carriers.streams
+        self._joint_partial = np.intersect1d(members, self._partial)
         self._pair_base = (np.arange(tracked, dtype=np.int64) * CELLS**2)[:, None]
         self._narrow_base = self._pair_base.astype(np.int32)
         self._carried: npt.NDArray[np.int64] = np.full(tracked, -1, dtype=np.int64)
@@ -122,7 +124,7 @@ class WindowAccumulator:
             sum1=sum1,
             sum2=sum2,
             joint=np.zeros(0, np.int64) if self._joint is None else self._joint.combine(self._raw),
-            joint_rows=0 if self._joint is None else self._rows,
+            joint_rows=self._joint_rows,
         )
         transitions = Transitions(
             schema_id=self.schema.id,
@@ -141,6 +143,7 @@ class WindowAccumulator:
     def _clear(self) -> None:
         streams, scalar, tracked = len(self.schema), len(self._scalar), len(self._tracked)
         self._rows = 0
+        self._joint_rows = 0
         self._raw: npt.NDArray[np.int64] = np.zeros(self._joint.width if self._joint else 0, dtype=np.int64)
         self._counts: npt.NDArray[np.int64] = np.zeros(self._bins, dtype=np.int64)
         self._missing: npt.NDArray[np.int64] = np.zeros(scalar, dtype=np.int64)
@@ -201,7 +204,7 @@ class WindowAccumulator:
         if not self._all_tracked:
             values, cells = values[tracked], cells[tracked]
         if self._joint is not None:
-            self._raw += self._joint.gather(cells)
+            self._add_joint(self._joint, values, cells)
         if len(self._partial):
             gappy = self._partial[np.isnan(values[self._partial]).any(axis=1)]
             if len(gappy):
@@ -210,6 +213,20 @@ class WindowAccumulator:
                 self._link(whole, values[whole], cells[whole])
                 return
         self._link(None, values, cells)
+
+    def _add_joint(self, joint: Features, values: npt.NDArray[np.float64], cells: Narrow) -> None:
+        """Adds joint features of the rows that belong to every stream they look at.
+
+        A seasonal stream is silent while the clock is unknown: how it hangs together with others can not be
+        told then, and silence must not look like a change of it.
+        """
+        if len(self._joint_partial):
+            silent = np.isnan(values[self._joint_partial]).any(axis=0)
+            if silent.any():
+                cells = np.ascontiguousarray(cells[:, ~silent])
+        self._joint_rows += cells.shape[1]
+        if cells.shape[1]:
+            self._raw += joint.gather(cells)
 
     def _link(self, some: Indices | None, values: npt.NDArray[np.float64], cells: Narrow) -> None:
         """Adds moves of streams to which every row of the block belongs.

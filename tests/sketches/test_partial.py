@@ -201,3 +201,25 @@ def test_being_partial_is_part_of_the_schemas_id_and_its_plain_form():
     assert SCHEMA.partial_streams.tolist() == [1, 3]
     assert SCHEMA.whole_streams.tolist() == [0, 2]
     assert CALIBRATION.chains[1].matrix.shape[0] == CELLS
+
+
+def test_rows_in_which_a_partial_stream_is_silent_do_not_enter_joint_features():
+    rng = np.random.default_rng(9)
+    common = rng.normal(size=(6_000, 1))
+    values = common + rng.normal(size=(6_000, 3))
+    streams = [fit_numeric(f"x{i}", column, Role.INPUT) for i, column in enumerate(values.T)]
+    schema = Schema([*streams[:2], Stream(**{**streams[2].__dict__, "partial": True})])
+    calibration = Calibration.fit(schema, values, joint=True)
+    assert calibration.joint is not None
+    accumulator = WindowAccumulator(schema, calibration.joint.features)
+    detector = DriftDetector(calibration, 10.0)
+    said = []
+    for at in range(120):
+        live = rng.normal(size=(50, 1)) + rng.normal(size=(50, 3))
+        live[:, 2] = np.nan if at >= 20 else live[:, 2]
+        accumulator.update(live)
+        window, moves = accumulator.take()
+        assert (window.joint_rows, window.rows) == (0 if at >= 20 else 50, 50)
+        assert Window.from_bytes(window.to_bytes()) == window
+        said += detector.step(moves, window)
+    assert said == []
