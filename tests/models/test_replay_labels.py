@@ -1,4 +1,4 @@
-"""Labels in a replay: errors counted, class mix told, accuracy estimated; on simulated and on real recordings."""
+"""Labels in a replay: errors, class mix and estimated accuracy, on simulated and on real recordings."""
 
 from __future__ import annotations
 
