@@ -284,7 +284,7 @@ def main(out: Path, rounds: int, peers: Path | None) -> None:
         f" numpy {np.__version__}, onnxruntime {onnxruntime.__version__}, one thread"
     )
     # On a disk, not in memory: what is written counts.
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=out.parent.resolve()) as folder:
         benchmark = Benchmark(Path(folder), rounds)
         for case in CASES:
             benchmark.case(case)
