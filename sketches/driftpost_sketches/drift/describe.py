@@ -85,7 +85,8 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
             text = f"{stream.name} is saturated: {share:.0%} of rows lie at its {side} end"
             return Change("saturated", still.gathered, still.gathered, SHARE, still.side, text)
         if family is Family.STUCK:
-            text = f"{stream.name} moves in coarse steps: {now.repeats:.0%} of rows repeat the one before exactly"
+            often = f"{now.repeats:.0%} of rows repeat the one before exactly"
+            text = f"{stream.name} moves in coarse steps: {often}"
             return Change("quantized", repeats, repeats, SHARE, "none", text)
     return _numbers(reference, t, family, now)
 

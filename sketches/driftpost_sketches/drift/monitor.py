@@ -23,6 +23,7 @@ import numpy.typing as npt
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import FAMILIES, Bets, Family
 from driftpost_sketches.drift.describe import Change, describe, sentence
+from driftpost_sketches.drift.faults import fault_of
 from driftpost_sketches.drift.log_sums import log_sum, log_sums
 from driftpost_sketches.drift.recent import Recent
 from driftpost_sketches.drift.reference import FIELDS, Reference
@@ -44,7 +45,11 @@ MEMBER, MEMBER_LEAST = 0.4, 4.6
 HELD = 3.0  # log evidence from which a family of a named stream is held with the alarm
 MAX_PRINCIPALS = 64  # streams whose return to normal clears an alarm; bounds the state
 # Sides that one change may show: of a distribution, of a sensor that lost its freedom.
-FACETS = (frozenset({"shift", "scale", "noisy", "shape"}), frozenset({"stuck", "quantized", "saturated"}))
+FACETS = (
+    frozenset({"shift", "scale", "noisy", "shape", "wrong_scale"}),
+    frozenset({"stuck", "quantized", "saturated", "dead", "wrong_scale"}),
+    frozenset({"category_share", "stuck", "dead"}),
+)
 EXPLANATIONS = frozenset({"label_shift"})  # kinds that account for every stream at once
 REVERSIBLE = frozenset({"shift"})
 # Charged to every bet for every window. A bet that can neither win nor lose (on a constant) would otherwise
@@ -97,12 +102,13 @@ class Monitor:
         self.recent = Recent(streams, FIELDS)
         self.interpret: Interpret | None = None
 
-    def step(self, log_e: FloatArray, sums: FloatArray) -> list[Alarm]:
+    def step(self, log_e: FloatArray, sums: FloatArray, extremes: FloatArray | None = None) -> list[Alarm]:
         """Reads one window.
 
         Args:
             log_e: float64[T, N], log evidence of every bet.
             sums: float64[T, FIELDS].
+            extremes: float64[T, 2], the window's lowest and highest values; None where not known.
 
         Returns:
             What was raised and cleared.
@@ -121,7 +127,7 @@ class Monitor:
             if earlier is not None:
                 self._join(earlier, found)
             else:
-                alarms.append(self._raise(found))
+                alarms.append(self._raise(found, extremes))
         return alarms
 
     def evidence(self) -> FloatArray:
@@ -228,7 +234,7 @@ class Monitor:
         others = tuple((other, (1.0 - share) * part) for other, part in alarm.streams if other != name)
         return replace(alarm, streams=(*others, (name, share)))
 
-    def _raise(self, found: tuple[int, int]) -> Alarm:
+    def _raise(self, found: tuple[int, int], extremes: FloatArray | None) -> Alarm:
         lead, bet = found
         took = self._took(found)
         strength = self.evidence()
@@ -242,6 +248,7 @@ class Monitor:
             Family(int(self._families[found])),
             self.reference.measure(lead, changed[lead]),
         )
+        change = fault_of(self.reference, change, order, changed, extremes)
         if self.interpret is not None:
             change = self.interpret(change, order, changed)
         log_e = log_sum(self.log_weights + self.log_r + self.log_share)

@@ -64,6 +64,7 @@ class Reference:
         spreads: float64[T], standard deviations, natural units, positive.
         lag: float64[T], lag-1 correlation of location scores.
         flow: float64[T, CELLS, CELLS], share of steps from each cell to each.
+        extremes: float64[T, 2], lowest and highest value; NaN where there is none.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class Reference:
         #: whether windows come with transition counts.
         self.persistence = persistence
         self.means, self.spreads = np.zeros(count), np.ones(count)
+        self.extremes = np.full((count, 2), np.nan)
         for t, i in enumerate(tracked):
             now = baseline.summary(schema, int(i))
             if now.kind is StreamKind.NUMERIC and now.n:
                 self.means[t] = now.mean
+                self.extremes[t] = now.low, now.high
                 self.spreads[t] = reference_spread(now.std, self.streams[t])
         ordered = [c.ordered and len(c.scores) > 0 for c in chains]
         self._location = np.array(
@@ -118,6 +121,11 @@ class Reference:
             out[:, STAYS] = np.einsum("tii->ti", transitions.moves)[:, :ABSENT].max(axis=1)
             out[:, LAG] = (transitions.moves.reshape(count, CELLS**2) * self._products).sum(axis=1)
         return out
+
+    def ends(self, window: Window) -> FloatArray:
+        """Lowest and highest values of a window: float64[T, 2]."""
+        tracked = self.schema.tracked_streams
+        return np.column_stack([window.low[tracked], window.high[tracked]]).astype(np.float64)
 
     def measure(self, t: int, sums: FloatArray) -> Measured:
         """Stream `t` over windows whose sums (float64[FIELDS]) are given."""

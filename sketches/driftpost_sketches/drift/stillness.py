@@ -119,7 +119,7 @@ def _grids(reference: Reference, t: int, before: FloatArray, used: int) -> list[
             mass = np.diff(np.interp(np.append(points - step / 2, points[-1] + step / 2), borders, below))
             predicted = np.bincount(
                 np.searchsorted(edges, points, side="right"), weights=mass, minlength=ABSENT
-            )
+            ).astype(np.float64)
             found.append((predicted, None, Stillness("quantized", -1, "none", 0.0)))
     return found
 
@@ -137,6 +137,7 @@ def _of_repeats(
     else:
         low, high = (parts * rate + (1.0 - parts) * usual for rate in repeats)
         share = np.clip(np.clip(seen, low, high), 1.0 / n, 1.0 - 0.5 / n)
-        freedom = 0.0 if repeats[0] == repeats[1] else 0.5 * math.log(n)
+        # The place of a limit within its cell is free, but seldom fits as well as a rate would.
+        freedom = 0.0 if repeats[0] == repeats[1] else 0.05 * math.log(n)
     likely: FloatArray = n * (seen * np.log(share) + (1.0 - seen) * np.log(1.0 - share)) - freedom
     return likely
