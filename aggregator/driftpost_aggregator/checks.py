@@ -14,6 +14,7 @@ import numpy as np
 from driftpost_aggregator.errors import MessageRejected
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.times import ClockUsed, Sent, interval
+from driftpost_sketches.contradictions import contradictions
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.window import Window
 from driftpost_sync import topics
@@ -85,6 +86,9 @@ def check_window(body: WindowBody, known: KnownBundle | None, sent: Sent) -> Che
             raise MessageRejected("its sketch is of another schema than it says")
         if known is not None:
             window.check(known.schema)
+            broken = contradictions(known.schema, window)
+            if broken:
+                raise MessageRejected(f"its sketch contradicts itself, {broken[0]}")
     except SketchError as error:
         raise MessageRejected(str(error)) from error
     span_ms = body.mono_end - body.mono_start

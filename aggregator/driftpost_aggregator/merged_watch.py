@@ -8,10 +8,11 @@ a restart goes on where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Engine, select
 
 from driftpost_aggregator.joint_drift import KIND
@@ -20,7 +21,8 @@ from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import detector_states, rollups
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
-from driftpost_sketches.drift.marginal import MarginalDetector
+from driftpost_sketches.drift.marginal import FloatArray, MarginalDetector
+from driftpost_sketches.drift.robust_merge import RobustMerge
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.window import Window
 
@@ -89,6 +91,7 @@ class MergedWatch:
         self._budget = budget
         self._bucket_s = bucket_s
         self._held: dict[tuple[str, str], _Held] = {}
+        self._yardstick: MarginalDetector | None = None
 
     def step(self, engine: Engine, now_ms: int) -> int:
         """Take every bucket that has closed since the last call; locks the database only to write it down.
@@ -126,15 +129,10 @@ class MergedWatch:
         raised: dict[tuple[str, str], dict[str, Any]] = {}
         starts = self._closed(connection, before, now_ms)
         for start in starts:
-            for scope, scope_key, packed in self._bucket(connection, start):
-                window = Window.from_bytes(packed)
-                if window.schema_id != self._known.schema.id:
-                    # From before the bundle's owner replaced what a device had said of it.
-                    continue
-                key = (scope, scope_key)
+            for key, merged in self._merged(connection, start):
                 if key not in raised:
                     raised[key] = self._take_up(key, states.get(key), len(states))
-                alarms = self._held[key].detector.step(window)
+                alarms = self._held[key].detector.step_merged(merged)
                 _note(raised[key], alarms, start, self._bucket_s, now_ms)
         if starts and ("fleet", "") not in raised:
             # Where we are stands in the fleet's row, even while no bucket had two devices.
@@ -164,15 +162,39 @@ class MergedWatch:
         )
         return connection.execute(query).scalars().all()
 
-    def _bucket(self, connection: Connection, start_ms: int) -> Sequence[tuple[str, str, bytes]]:
+    def _merged(self, connection: Connection, start_ms: int) -> Iterator[tuple[tuple[str, str], RobustMerge]]:
+        """One bucket of the fleet and of every cohort, merged from its devices so that no few can bend it."""
         query = (
-            select(rollups.c.scope, rollups.c.scope_key, rollups.c.window)
-            .where(rollups.c.bucket_start_ms == start_ms, rollups.c.scope.in_(("cohort", "fleet")))
+            select(rollups.c.scope_key, rollups.c.cohorts, rollups.c.window)
+            .where(rollups.c.bucket_start_ms == start_ms, rollups.c.scope == "device")
             .where(rollups.c.bundle == self._known.bundle, rollups.c.bucket_s == self._bucket_s)
-            .where(rollups.c.devices >= MIN_DEVICES)
-            .order_by(rollups.c.scope, rollups.c.scope_key)
+            .order_by(rollups.c.scope_key)
         )
-        return [(row.scope, row.scope_key, row.window) for row in connection.execute(query)]
+        if self._yardstick is None:
+            self._yardstick = self._new_detector(LEAST_WATCHERS)
+        members: dict[tuple[str, str], list[int]] = {}
+        shown: list[tuple[FloatArray, FloatArray, float]] = []
+        for row in connection.execute(query):
+            window = Window.from_bytes(row.window)
+            if window.schema_id != self._known.schema.id:
+                # From before the bundle's owner replaced what a device had said of it.
+                continue
+            for cohort in row.cohorts or []:
+                members.setdefault(("cohort", cohort), []).append(len(shown))
+            members.setdefault(("fleet", ""), []).append(len(shown))
+            sums, rows, noise = self._yardstick.read(window)
+            shown.append((sums.astype(np.float32), rows, noise))
+        for key in sorted(members):
+            chosen = [shown[at] for at in members[key]]
+            if len(chosen) >= MIN_DEVICES:
+                yield (
+                    key,
+                    self._yardstick.merge(
+                        np.array([part[0] for part in chosen], dtype=np.float64),
+                        np.array([part[1] for part in chosen]),
+                        np.array([part[2] for part in chosen]),
+                    ),
+                )
 
     def _take_up(self, key: tuple[str, str], stored: Any, watchers: int) -> dict[str, Any]:
         """Bring the detector of a scope to its stored state; returns the alarms that stand there."""

@@ -9,7 +9,7 @@ own. Counts that were released with noise count for less by what the noise adds 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,16 @@ from driftpost_sketches.cells import ABSENT, CELLS, cells_of, fold, value_cells
 from driftpost_sketches.drift import state_bytes
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.bets import Margins, errors_needed, marginal_bets
-from driftpost_sketches.drift.chain import independent_chain
+from driftpost_sketches.drift.chain import Chain, independent_chain
 from driftpost_sketches.drift.folding import selection_bias
 from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.drift.joint.watch import JointWatch, ordinary_threshold
 from driftpost_sketches.drift.monitor import Interpret, Monitor
 from driftpost_sketches.drift.noisy_counts import NoisyCounts
 from driftpost_sketches.drift.reference import Reference, unseen_cell
+from driftpost_sketches.drift.robust_merge import RobustMerge, robust_merge
 from driftpost_sketches.errors import CalibrationError, IncompatibleSketch
-from driftpost_sketches.schema import Schema, StreamKind
+from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.window import NOISE_STEPS, Window
 
 FloatArray = npt.NDArray[np.float64]
@@ -90,7 +91,9 @@ class MarginalDetector:
         self._tables = np.zeros((len(bets), CELLS, self._monitor.log_r.shape[1]))
         for t, b in enumerate(bets):
             self._tables[t, :, : len(b.weights)] = b.table[0]
-        self._noisy = NoisyCounts(self._tables, reference.shares, _bins(schema))
+        self._bins = _bins(schema)
+        self._noisy = NoisyCounts(self._tables, reference.shares, self._bins)
+        self._yardsticks = _yardsticks(chains, streams)
         digest = hashlib.sha256(self._tables.tobytes() + taus.tobytes() + repr(log_threshold).encode())
         self._bets_id = digest.digest()[:16]
 
@@ -118,26 +121,8 @@ class MarginalDetector:
             raise IncompatibleSketch(self._schema_id, window.schema_id)
         if not window.rows:
             return []
-        sums = self._monitor.reference.sums(window, None)
-        noise = window.noise / NOISE_STEPS
-        # Noise makes the values of an ordinary stream add up to anything; its rows are no secret.
-        rows = np.where(self._partial | (noise == 0.0), sums[:, :CELLS].sum(axis=1), window.rows)
-        if noise:
-            rows = np.where(self._partial, rows - 2.0 * np.sqrt(noise * self._noisy.bins), rows)
-        alarms = self.step_sums(sums, rows, noise=np.full(len(rows), noise))
-        return alarms + self.step_joint(window.joint_rows, window.joint)
-
-    def step_joint(self, rows: int, sums: npt.NDArray[np.int64]) -> list[Alarm]:
-        """Reads the joint sums of a window, after `step_sums` has read its counts.
-
-        Args:
-            rows: rows in the sums.
-            sums: int64[K].
-
-        Returns:
-            Alarms raised or cleared; mostly none.
-        """
-        return [] if self._joint is None else self._joint.step(rows, sums, self._monitor)
+        sums, rows, noise = self.read(window)
+        return self.step_sums(sums, rows, noise=np.full(len(rows), noise))
 
     def step_sums(
         self,
@@ -177,6 +162,45 @@ class MarginalDetector:
     def name_changes(self, interpret: Interpret) -> None:
         """Let `interpret` rename a change by what all streams show since its onset."""
         self._monitor.interpret = interpret
+
+    def read(self, window: Window) -> tuple[FloatArray, FloatArray, float]:
+        """A window in the terms of `merge`: float64[T, FIELDS], float64[T] rows, variance of its noise.
+
+        Raises:
+            IncompatibleSketch: of another schema.
+        """
+        if window.schema_id != self._schema_id:
+            raise IncompatibleSketch(self._schema_id, window.schema_id)
+        sums = self._monitor.reference.sums(window, None)
+        noise = window.noise / NOISE_STEPS
+        # Noise makes the values of an ordinary stream add up to anything; its rows are no secret.
+        rows = np.where(self._partial | (noise == 0.0), sums[:, :CELLS].sum(axis=1), window.rows)
+        if noise:
+            rows = np.where(self._partial, rows - 2.0 * np.sqrt(noise * self._noisy.bins), rows)
+        return sums, np.maximum(rows, 0.0), noise
+
+    def merge(self, sums: FloatArray, rows: FloatArray, noise: FloatArray) -> RobustMerge:
+        """Windows of several devices as one that no few of them can bend; see `robust_merge`.
+
+        Args:
+            sums: float64[N, T, FIELDS], as `read` gives them.
+            rows: float64[N, T].
+            noise: float64[N].
+        """
+        reference = self._monitor.reference
+        return robust_merge(
+            sums,
+            rows,
+            noise,
+            scores=self._yardsticks,
+            shares=reference.shares,
+            bins=self._bins,
+            tau=reference.tau,
+        )
+
+    def step_merged(self, merged: RobustMerge) -> list[Alarm]:
+        """Reads what `merge` made of a cohort's windows."""
+        return self.step_sums(merged.sums, merged.rows, noise=merged.noise, slack=merged.slack)
 
     def evidence(self) -> npt.NDArray[np.float32]:
         """float32[T]: log evidence of each tracked stream; -inf before the first window."""
@@ -224,3 +248,16 @@ def _bins(schema: Schema) -> FloatArray:
         np.add.at(bins[t], cells_of(schema.streams[i]), 1.0)
         bins[t, ABSENT] = 2.0  # missing and infinite
     return bins
+
+
+def _yardsticks(chains: Sequence[Chain], streams: Sequence[Stream]) -> FloatArray:
+    """What devices are compared by: every score, absent values, unseen categories; float64[T, K, CELLS]."""
+    width = max((len(chain.scores) for chain in chains), default=0)
+    out = np.zeros((len(chains), width + 2, CELLS))
+    for t, (chain, stream) in enumerate(zip(chains, streams, strict=True)):
+        out[t, : len(chain.scores)] = chain.scores
+        out[t, width, ABSENT] = 1.0
+        unseen = unseen_cell(stream)
+        if unseen is not None:
+            out[t, width + 1, unseen] = 1.0
+    return out
