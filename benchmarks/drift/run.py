@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.drift import product, table
+from benchmarks.drift import class_prior, product, table
 from benchmarks.drift.cost import costs
 from benchmarks.drift.peers import TRIALS_PER_DEVICE
 from benchmarks.drift.streams import DELAY_SOURCES, SOURCES
@@ -24,7 +25,7 @@ STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
 # In the comparison everyone is tuned to one false alarm a device-day at most: few days suffice to measure it.
 COMPARED = tuple(round(100_000 / 1.2**k) for k in range(30))
 PEER_SOURCES = ("iid", "ar5", "ar9")
-PARTS = ("null", "delay", "peers", "cost")
+PARTS = ("null", "delay", "class_prior", "peers", "cost")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,18 @@ class Benchmark:
         print(f"\nDelay in rows, median / 90th percentile of {self.size.trials} changes, "
               f"at a budget of {STRICT} per 1,000 device-days (target: met or missed)\n")  # fmt: skip
         print(table.delay_table(found))
+
+    def class_priors(self, sources: Sequence[str]) -> None:
+        """Measures how soon another mix of classes is found, and whether it is called so."""
+        print(f"\nAnother mix of classes: delay in rows, median / 90th percentile of {self.size.trials}, "
+              f"at a budget of {STRICT} per 1,000 device-days\n")  # fmt: skip
+        print("| classes | delay | called label shift |\n| --- | --- | --- |")
+        jobs = self._pool.map(class_prior.delays, repeat(self.seed), sources, repeat(self.size.trials))
+        for source, (rows, called) in zip(sources, jobs, strict=True):
+            self._metric(f"delay.{source}.class_prior", table.median(rows), "rows")
+            self._metric(f"called.{source}.class_prior", called, "share of alarms")
+            upper = sorted(rows)[min(math.ceil(0.9 * len(rows)), len(rows)) - 1]
+            print(f"| {source} | {table.median(rows):,.0f} / {upper:,.0f} | {called:.0%} |")
 
     def cost(self) -> None:
         """Measures what the detectors take of a device."""
@@ -176,6 +189,8 @@ def main(
             benchmark.false_alarms(sources)
         if "delay" in parts:
             benchmark.delays([source for source in sources if source in DELAY_SOURCES])
+        if "class_prior" in parts:
+            benchmark.class_priors([source for source in sources if source in class_prior.STAYING])
         if "cost" in parts:
             benchmark.cost()
         if "peers" in parts and peers_python is not None:
