@@ -41,7 +41,13 @@ MAX_COMPONENT = 4.0
 # A component smaller than this many of its own standard errors is noise.
 MIN_STANDARD_ERRORS = 3.0
 
-_FAULT_KINDS = {"stuck": Kind.SENSOR_FAULT, "frozen": Kind.SENSOR_FAULT}
+# An output that rests and pixels divided by 255 are no change of the world.
+_FAULT_KINDS = {
+    "stuck": Kind.SENSOR_FAULT,
+    "frozen": Kind.SENSOR_FAULT,
+    "dead": Kind.MODEL_FAULT,
+    "wrong_scale": Kind.MODEL_FAULT,
+}
 _QUALITY_KINDS = {
     "missing": Kind.DATA_QUALITY,
     "shape": Kind.DATA_QUALITY,

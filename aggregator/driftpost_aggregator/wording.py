@@ -31,6 +31,8 @@ _DETAIL_WORDS = {
     "quantized": "moves in coarser steps than before",
     "noisy": "is noisier than its reference",
     "missing": "is missing",
+    "dead": "gives one answer to everything",
+    "wrong_scale": "is fed on the wrong scale",
     "new_category": "has categories never seen before",
     "category_share": "has other shares of its categories",
 }
@@ -42,7 +44,7 @@ def stream_words(part: StreamEvidence, detail: str) -> str:
         what, _, slice_ = part.stream.partition(":")
         where = f" of answers {slice_!r}" if slice_ else ""
         return f"{what.replace('_', ' ')}{where} {part.effect_natural:+.1%}"
-    if detail in ("stuck", "frozen", "missing"):
+    if detail in ("stuck", "frozen", "missing", "dead", "wrong_scale"):
         return f"{part.stream} {_DETAIL_WORDS[detail]}"
     if detail in ("new_category", "category_share"):
         return f"{part.stream} {_DETAIL_WORDS[detail]} ({part.effect:+.0%} of rows)"

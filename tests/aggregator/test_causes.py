@@ -62,6 +62,8 @@ def causes(findings: list[Finding], **shown: Measured) -> list[Cause]:
     ("kind", "source", "expected"),
     [
         ("stuck", "drift", Kind.SENSOR_FAULT),
+        ("dead", "drift", Kind.MODEL_FAULT),
+        ("wrong_scale", "drift", Kind.MODEL_FAULT),
         ("missing", "drift", Kind.DATA_QUALITY),
         ("saturated", "drift", Kind.SENSOR_FAULT),
         ("shift", "drift", Kind.COVARIATE_SHIFT),
@@ -172,6 +174,8 @@ def part(effect: float = -3.24, spread: float = 1.0, unit: str = "level") -> Str
         (part(effect=0.0, spread=0.0), "shape", "brightness hardly moves any more"),
         (part(effect=0.01, spread=1.01), "shape", "brightness changed its shape"),
         (part(), "stuck", "brightness repeats one value"),
+        (part(), "dead", "brightness gives one answer to everything"),
+        (part(), "wrong_scale", "brightness is fed on the wrong scale"),
         (part(), "missing", "brightness is missing"),
         (part(effect=0.123), "new_category", "brightness has categories never seen before (+12% of rows)"),
         (part(), "saturated", "brightness 3.2 sd lower (-32.4 level), is piled up at an end of its range"),

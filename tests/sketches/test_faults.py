@@ -132,3 +132,12 @@ def test_one_answer_to_everything_is_a_dead_output():
     _, alarm = alarms(detector, schema, live, WINDOW)[0]
     assert alarm.kind == "dead"
     assert "class" in alarm.text
+
+
+def test_codes_that_pile_up_at_their_limits_are_saturated():
+    rng = np.random.default_rng(0)
+    reference, live = rng.beta(2, 60, (10_000, 1)), rng.beta(2, 60, (2_000, 1))
+    live[CHANGE:] += 0.3
+    row, alarm = first(reference, live, [Role.OUTPUT], ["of codes"])
+    assert (row, alarm.kind, alarm.direction) == (CHANGE + WINDOW, "saturated", "up")
+    assert "33% of its codes stand at their limits (was 3%)" in alarm.text

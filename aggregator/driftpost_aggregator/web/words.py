@@ -204,6 +204,8 @@ _PLAIN_DETAILS = {
     "stuck": "repeats one value",
     "frozen": "repeats one picture or row",
     "missing": "is missing",
+    "dead": "gives one answer to everything",
+    "wrong_scale": "is fed on the wrong scale",
     "new_category": "has categories never seen before",
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from driftpost_models.probes.block import Block
 from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, numeric, role_of, values_of
 from driftpost_models.runtime import TensorSpec
+from driftpost_sketches.drift.describe import LIMITS_UNIT
 
 LONG_ROW = 256
 """Values of a row from which a loop over rows pays."""
@@ -38,7 +39,7 @@ class Limits(Probe):
 
     def streams(self) -> tuple[StreamDraft, ...]:
         """One stream."""
-        return (numeric(self.name, role_of(self.side)),)
+        return (numeric(self.name, role_of(self.side), LIMITS_UNIT),)
 
     def extract(self, block: Block) -> Extract:
         """Count in every row."""

@@ -23,6 +23,7 @@ CLEAR_SPREAD = math.log(1.25)
 NOISY_LAG = 0.1  # loss of correlation between neighbours that tells added noise from a larger swing
 CONSTANT = 50.0  # standard deviations above which a distance says only that the reference hardly moved
 
+LIMITS_UNIT = "of codes"  # unit of streams that count a tensor's values at the ends of their range
 SHARE = "share"  # unit of changes that are differences of shares of rows
 
 
@@ -134,6 +135,9 @@ def _numbers(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         return Change(kind, now.spread - 1.0, natural, stream.unit, _side(swing), text)
     mean = "" if math.isnan(now.mean) else f"mean {_number(now.mean, stream.unit)}"
     was = f"was {_number(float(reference.means[t]), stream.unit)}"
+    if stream.unit == LIMITS_UNIT and now.natural >= PILED_UP and now.shift >= CLEAR_SHIFT:
+        often = f"{now.mean:.0%} of its codes stand at their limits (was {float(reference.means[t]):.0%})"
+        return Change("saturated", now.shift, now.natural, stream.unit, "up", f"{stream.name}: {often}")
     if kind == "shift":
         side = "higher" if now.shift > 0 else "lower"
         size = f"{abs(now.shift):.1f}" if abs(now.shift) < CONSTANT else f"more than {CONSTANT:.0f}"
