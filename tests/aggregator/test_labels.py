@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sqlalchemy import Engine, func, select
+from starlette.testclient import TestClient
 
 from driftpost_aggregator.causes import Finding, Kind, Surroundings, find_causes
 from driftpost_aggregator.ingest import Ingest
@@ -17,6 +18,8 @@ from driftpost_aggregator.registry import Registry
 from driftpost_aggregator.retrain import build_event
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import incidents, label_rollups, quarantine
+from driftpost_aggregator.web.app import build
+from driftpost_aggregator.web.options import WebOptions
 from driftpost_aggregator.wording import sentence
 from driftpost_sketches.labels.label_sketch import LabelSketch
 from driftpost_sketches.labels.record import PerformanceRecord
@@ -218,3 +221,20 @@ def test_the_description_brings_the_class_mix_to_the_registry(
     assert (
         known.class_mix.groups[:CLASSES] == ("0", "1", "2", "3") or len(known.class_mix.groups) == CLASSES + 1
     )
+
+
+def test_the_devices_page_shows_errors_calibration_and_the_estimate(
+    engine: Engine, ingest: Ingest, bundle: PaperBundle
+) -> None:
+    device = PaperDevice("a")
+    born(ingest, device, bundle)
+    window = device.window(bundle.window(draw(np.random.default_rng(8), 300)), NOW)
+    send(ingest, device, [window, message(device, labels(np.random.default_rng(9), 300, 0.5))])
+    options = WebOptions.checked(fleet=FLEET, host="127.0.0.1", port=0)
+    app = build(engine, options, now_ms=lambda: NOW + 1500)
+    with TestClient(app, base_url="http://127.0.0.1:8088") as client:
+        page = client.get("/devices/a").text
+    assert "right on the labelled reference" in page
+    assert "of 300 labelled answers are wrong" in page
+    assert "Brier score" in page
+    assert "not to be relied on" in page
