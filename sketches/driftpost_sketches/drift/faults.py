@@ -20,6 +20,8 @@ from driftpost_sketches.schema import Role, StreamKind
 ALWAYS = 0.98  # share of rows with one and the same answer from which an output counts as dead
 USUALLY = 0.8  # share of that answer in the reference from which this is no news
 
+MOVED = frozenset({"shift", "scale", "noisy", "shape"})  # kinds that a wrong scale may look like
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -39,7 +41,7 @@ def fault_of(
         changed: float64[T, FIELDS], sums since the onset.
         extremes: float64[T, 2], lowest and highest values of the newest window; None where not known.
     """
-    if extremes is not None:
+    if extremes is not None and change.kind in MOVED:
         for t in order:
             now = reference.measure(t, changed[t])
             mistake = scale_mistake(reference, t, now, extremes[t])

@@ -26,6 +26,7 @@ MEAN_FITS = 0.75  # standard deviations of the mapped reference that a window's 
 SPREAD_FITS = 1.6  # times that its spread may be off; a window of slow rows shows part of it only
 SPREAD_ALONE = 1.2  # the same around zero, where a mean tells nothing
 END_FITS = 0.3  # mapped ranges of 98 % of the reference that an extreme may lie off the usual one
+ENDS_ALONE = 2.0  # misfit of an explanation by extremes; above any by moments
 OUTSIDE = 0.1  # mapped reference ranges beyond the reference's own extremes
 PILED_UP = 0.1  # share of rows above the reference's beyond whose end cell a mixed window shows the mistake
 
@@ -72,7 +73,7 @@ _SHARES = (
     Mistake(2.0, -1.0, "stretched to both sides: pixels from -1 to 1 where 0 to 1 are expected"),
     Mistake(0.5, 0.5, "in the upper half: pixels from 0 to 1 where -1 to 1 are expected"),
     Mistake(127.5, 0.5, "127 times the reference's: pixels from 0 to 255 where -1 to 1 are expected"),
-    Mistake(2 / 255, 0.0, "2/255 of the reference's: pixels from -1 to 1 where 0 to 255 are expected"),
+    Mistake(2 / 255, -1 / 255, "2/255 of the reference's: pixels from -1 to 1 where 0 to 255 are expected"),
     Mistake(1 / 127.5, 0.5, "flat in the middle: pixels from -1 to 1 where -128 to 127 are expected"),
 )
 _DECIBELS = tuple(
@@ -98,7 +99,8 @@ def scale_mistake(
     low, high = float(extremes[0]), float(extremes[1])
     if stream.kind is not StreamKind.NUMERIC or stream.role is not Role.INPUT:
         return None
-    if not (usual_high > usual_low and low <= high and math.isfinite(low) and math.isfinite(high)):
+    # What stands still has no scale.
+    if not (usual_high > usual_low and low < high and math.isfinite(low) and math.isfinite(high)):
         return None
     known = {FULL_SCALE: _SHARES, DECIBEL: _DECIBELS}.get(stream.unit, _NATURAL)
     fits = [(_misfit(reference, t, now, (low, high), mistake), mistake) for mistake in known]
@@ -149,4 +151,5 @@ def _misfit_of_ends(
     edges = reference.streams[t].edges
     usual = (edges[0], edges[-1]) if len(edges) > 1 else (low, high)
     off = abs(seen[far] - (a * usual[far] + b)) / (a * (usual[1] - usual[0]))
-    return off if off <= END_FITS else math.inf
+    # Extremes say less than moments: they decide only where those explain nothing.
+    return ENDS_ALONE + off if off <= END_FITS else math.inf
