@@ -207,6 +207,7 @@ _PLAIN_DETAILS = {
     "dead": "gives one answer to everything",
     "wrong_scale": "is fed on the wrong scale",
     "new_category": "has categories never seen before",
+    "skew": "is installed differently from the training data",
 }
 
 
