@@ -18,7 +18,7 @@ DEMO   := $(VENV)/.demo-$(KEY)
 DEV    := $(VENV)/.dev-$(KEY)
 PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help setup demo test lint models train-environment bench-drift bench clean
+.PHONY: help setup demo test lint models train-environment bench-drift bench-triage bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
 	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n)"
+	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; SEED=n)"
 	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
 	@echo "make clean   remove what the others made"
 
@@ -88,6 +89,10 @@ bench-drift: $(DEMO) $(RIVER)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.drift.run --seed $(SEED) $(if $(QUICK),--quick) \
 	  $(if $(PROCESSES),--processes $(PROCESSES)) --out build/bench_drift.json --peers-python \
 	  $$(.venv-bench/bin/python -c 'import river' 2>/dev/null && echo .venv-bench/bin/python || echo $(BIN)/python)
+
+bench-triage: $(DEV)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.triage.run --devices $(or $(DEVICES),1000) --seed $(SEED) \
+	  --out build/bench_triage.json
 
 # Other libraries get environments of their own under .venv-peers, made once; PEERS=0 leaves them out.
 bench: $(DEV)

@@ -15,7 +15,7 @@ _ROUNDING = 1.0  # steps of 1/4096 by which a value's z may be rounded
 
 
 def contradictions(schema: Schema, window: Window) -> list[str]:
-    """Sentences about each stream whose numbers can not belong to one set of rows; empty for an honest window.
+    """Sentences about streams whose numbers can not belong to one set of rows; empty for an honest window.
 
     Windows released with noise have no moments or extremes of their own, and contradict nothing.
 

@@ -25,7 +25,7 @@ from driftpost_aggregator.store.tables import (
     rollups,
     windows,
 )
-from driftpost_sketches.window import MAX_COUNT, Window
+from driftpost_sketches.window import MAX_COUNT, SUM2_LIMIT, Window
 from driftpost_sync.codec import MAX_INCARNATION, MAX_SEQ
 from driftpost_sync.messages import MAX_ITEMS, MAX_READ_BYTES, Ack, Item, WindowBody
 from paper_fleet import BUNDLE, FLEET, NOW, PaperBundle, PaperDevice, draw, make_bundle
@@ -620,8 +620,22 @@ def filled(window: Window, count: int) -> Window:
     counts = np.zeros_like(window.counts)
     counts[window.layout[:-1]] = count
     none = np.zeros_like(window.missing)
+    # Clipped values at one end, so that nothing about it contradicts itself.
+    low = np.full_like(window.low, -1e30)
+    numeric = window.sum2 > 0
+    sum1 = np.where(numeric, -min(count << 16, SUM2_LIMIT), 0)
+    sum2 = np.where(numeric, min(count << 32, SUM2_LIMIT), 0)
     return replace(
-        window, rows=count, counts=counts, missing=none, nonfinite=none, sum1=none, sum2=none, parts=1
+        window,
+        rows=count,
+        counts=counts,
+        missing=none,
+        nonfinite=none,
+        low=low,
+        high=low,
+        sum1=sum1,
+        sum2=sum2,
+        parts=1,
     )
 
 
