@@ -58,10 +58,13 @@ def test_electricity_is_found_to_change_in_the_window_in_which_it_does(tmp_path:
         tmp_path, header, rows[:10_000], rows[10_000:30_000], row_seconds=HALF_HOUR, labels="class"
     )
     change = ELEC_CHANGE - 10_000
-    (finding,) = result.findings
+    finding, *later = result.findings
     named = {name for name, _ in finding.streams}
     assert {"vicprice", "vicdemand", "transfer"} <= named
     assert finding.onset_row <= change <= finding.row < change + 100
+    # New South Wales' own prices move months later; that they hang together otherwise is told as well.
+    assert [f.kind for f in later] in (["shift"], ["shift", "joint"])
+    assert all(f.row > change + 3_000 for f in later)
     assert any("constant in the reference" in note for note in result.notes)
 
 
@@ -84,13 +87,14 @@ def test_controls_without_anomaly_stay_silent(tmp_path: Path, name: str) -> None
     assert "timestamp: points in time; left out" in result.notes
 
 
-def test_an_office_alarms_in_its_cold_half_year_and_the_doubt_is_stated(tmp_path: Path) -> None:
-    """A season that half a year of reference does not show is a change to it."""
+def test_an_office_in_its_cold_half_year_is_no_finding_and_the_doubt_is_stated(tmp_path: Path) -> None:
+    """Half a year that holds one season counts as so few rows that no colder half can be called a change."""
     header, *rows = _rows(DATA / "nab" / "ambient_temperature_system_failure.csv")
     half = len(rows) // 2
     result = _replay(tmp_path, header, rows[:half], rows[half:], row_seconds=HOUR)
-    assert [(f.kind, f.direction) for f in result.findings] == [("shift", "down")]
-    assert any(note.startswith("read the findings on value with care") for note in result.notes)
+    assert result.findings == ()
+    assert any("count as only 17 independent ones" in note for note in result.notes)
+    assert any("stay unseen" in note for note in result.notes)
 
 
 def test_a_room_seen_for_six_days_promises_nothing_it_can_not_keep(tmp_path: Path) -> None:
@@ -117,4 +121,5 @@ def test_gas_sensors_have_aged_from_batch_to_batch(tmp_path: Path, batch: int, l
     result = _replay(tmp_path, header, _gas(1), _gas(batch), row_seconds=1.0, labels="gas")
     assert result.findings
     assert result.findings[0].row <= latest
-    assert len(result.findings[0].streams) > 10
+    assert all(finding.kind in {"shift", "scale", "shape"} for finding in result.findings)
+    assert len({name for finding in result.findings for name, _ in finding.streams}) > 20

@@ -18,6 +18,7 @@ from driftpost_sketches.drift.wrong_scale import scale_mistake
 from driftpost_sketches.schema import Role, StreamKind
 
 ALWAYS = 0.98  # share of rows with one and the same answer from which an output counts as dead
+LEADING = 8  # strongest streams that are asked for a wrong scale: more would find one by chance
 USUALLY = 0.8  # share of that answer in the reference from which this is no news
 
 MOVED = frozenset({"shift", "scale", "noisy", "shape"})  # kinds that a wrong scale may look like
@@ -42,7 +43,7 @@ def fault_of(
         extremes: float64[T, 2], lowest and highest values of the newest window; None where not known.
     """
     if extremes is not None and change.kind in MOVED:
-        for t in order:
+        for t in order[:LEADING]:
             now = reference.measure(t, changed[t])
             mistake = scale_mistake(reference, t, now, extremes[t])
             if mistake is not None:

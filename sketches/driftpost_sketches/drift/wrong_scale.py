@@ -22,10 +22,12 @@ FULL_SCALE = "of full scale"  # unit of streams that read images in shares betwe
 DECIBEL = "dB"
 
 FAR = 3.0  # reference standard deviations, or times its spread, below which the world may well have done it
+FAR_OFFSET = 8.0  # the same for offsets of columns: among a hundred columns some move by nearly 128
 MEAN_FITS = 0.75  # standard deviations of the mapped reference that a window's mean may be off
 SPREAD_FITS = 1.6  # times that its spread may be off; a window of slow rows shows part of it only
 SPREAD_ALONE = 1.2  # the same around zero, where a mean tells nothing
 END_FITS = 0.3  # mapped ranges of 98 % of the reference that an extreme may lie off the usual one
+JUMP_FITS = 0.15  # of the way to the mapped mean that a mixed window's mean may be off
 ENDS_ALONE = 2.0  # misfit of an explanation by extremes; above any by moments
 OUTSIDE = 0.1  # mapped reference ranges beyond the reference's own extremes
 PILED_UP = 0.1  # share of rows above the reference's beyond whose end cell a mixed window shows the mistake
@@ -114,7 +116,8 @@ def _misfit(
     """How badly a mistake explains a stream; infinite where it does not."""
     a, b = mistake.factor, mistake.offset
     mean, spread = float(reference.means[t]), float(reference.spreads[t])
-    if abs(a * mean + b - mean) < FAR * spread and 1 / FAR < a < FAR:
+    far = FAR_OFFSET if b and mistake in _NATURAL else FAR
+    if abs(a * mean + b - mean) < far * spread and 1 / FAR < a < FAR:
         return math.inf
     center, scale = reference.streams[t].center, reference.streams[t].scale
     if max(abs(x - center) for x in seen) < CLIP * scale and now.spread > 0:
@@ -147,6 +150,17 @@ def _misfit_of_ends(
         mapped = a * low + b - OUTSIDE * width <= x <= a * high + b + OUTSIDE * width
         if not mapped and (x == seen[far] or not low <= x <= high):
             return math.inf
+    # Rows that left went all the way: none lie between, so the clipped mean follows from how many left.
+    mean, spread = float(reference.means[t]), float(reference.spreads[t])
+    center, reach = reference.streams[t].center, CLIP * reference.streams[t].scale
+    cell = 0 if far == 0 else last
+    mixed = low <= seen[1 - far] <= high
+    if mixed and b and a == 1.0 and abs(mean + b - center) > reach:
+        return math.inf  # beyond the clip, a tail that grew looks the same
+    part = float(now.shares[cell] - before[cell]) / max(1.0 - float(before[cell]), 1e-9)
+    jump = min(max(a * mean + b, center - reach), center + reach) - mean
+    if abs(now.mean - mean - part * jump) > JUMP_FITS * abs(jump) + spread:
+        return math.inf
     # A window's outermost rows lie about as far out as one in a hundred of the reference's.
     edges = reference.streams[t].edges
     usual = (edges[0], edges[-1]) if len(edges) > 1 else (low, high)
