@@ -21,6 +21,8 @@ from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import detector_states, rollups
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.drift.joint.carriers import Ints
+from driftpost_sketches.drift.joint.merge import merge_devices
 from driftpost_sketches.drift.marginal import FloatArray, MarginalDetector
 from driftpost_sketches.drift.robust_merge import RobustMerge
 from driftpost_sketches.errors import SketchError
@@ -129,10 +131,11 @@ class MergedWatch:
         raised: dict[tuple[str, str], dict[str, Any]] = {}
         starts = self._closed(connection, before, now_ms)
         for start in starts:
-            for key, merged in self._merged(connection, start):
+            for key, merged, joint in self._merged(connection, start):
                 if key not in raised:
                     raised[key] = self._take_up(key, states.get(key), len(states))
-                alarms = self._held[key].detector.step_merged(merged)
+                detector = self._held[key].detector
+                alarms = detector.step_merged(merged) + detector.step_joint(*joint)
                 _note(raised[key], alarms, start, self._bucket_s, now_ms)
         if starts and ("fleet", "") not in raised:
             # Where we are stands in the fleet's row, even while no bucket had two devices.
@@ -162,7 +165,9 @@ class MergedWatch:
         )
         return connection.execute(query).scalars().all()
 
-    def _merged(self, connection: Connection, start_ms: int) -> Iterator[tuple[tuple[str, str], RobustMerge]]:
+    def _merged(
+        self, connection: Connection, start_ms: int
+    ) -> Iterator[tuple[tuple[str, str], RobustMerge, tuple[int, Ints]]]:
         """One bucket of the fleet and of every cohort, merged from its devices so that no few can bend it."""
         query = (
             select(rollups.c.scope_key, rollups.c.cohorts, rollups.c.window)
@@ -174,6 +179,7 @@ class MergedWatch:
             self._yardstick = self._new_detector(LEAST_WATCHERS)
         members: dict[tuple[str, str], list[int]] = {}
         shown: list[tuple[FloatArray, FloatArray, float]] = []
+        joint: list[tuple[int, Ints]] = []
         for row in connection.execute(query):
             window = Window.from_bytes(row.window)
             if window.schema_id != self._known.schema.id:
@@ -184,6 +190,7 @@ class MergedWatch:
             members.setdefault(("fleet", ""), []).append(len(shown))
             sums, rows, noise = self._yardstick.read(window)
             shown.append((sums.astype(np.float32), rows, noise))
+            joint.append((window.joint_rows, window.joint))
         for key in sorted(members):
             chosen = [shown[at] for at in members[key]]
             if len(chosen) >= MIN_DEVICES:
@@ -194,7 +201,16 @@ class MergedWatch:
                         np.array([part[1] for part in chosen]),
                         np.array([part[2] for part in chosen]),
                     ),
+                    self._merged_joint([joint[at] for at in members[key]]),
                 )
+
+    def _merged_joint(self, parts: Sequence[tuple[int, Ints]]) -> tuple[int, Ints]:
+        """Joint sums of those devices that send any (old ones, and private ones, do not)."""
+        plan = self._known.joint
+        told = [] if plan is None else [one for one in parts if one[0] and len(one[1]) == plan.count]
+        if plan is None or len(told) < MIN_DEVICES:
+            return 0, np.zeros(0, dtype=np.int64)
+        return merge_devices(plan, np.array([n for n, _ in told]), np.array([sums for _, sums in told]))
 
     def _take_up(self, key: tuple[str, str], stored: Any, watchers: int) -> dict[str, Any]:
         """Bring the detector of a scope to its stored state; returns the alarms that stand there."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.drift import class_prior, product, table
+from benchmarks.drift import class_prior, joint, product, table
 from benchmarks.drift.cost import costs
 from benchmarks.drift.peers import TRIALS_PER_DEVICE
 from benchmarks.drift.streams import DELAY_SOURCES, SOURCES
@@ -25,7 +25,7 @@ STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
 # In the comparison everyone is tuned to one false alarm a device-day at most: few days suffice to measure it.
 COMPARED = tuple(round(100_000 / 1.2**k) for k in range(30))
 PEER_SOURCES = ("iid", "ar5", "ar9")
-PARTS = ("null", "delay", "class_prior", "peers", "cost")
+PARTS = ("null", "delay", "joint", "class_prior", "peers", "cost")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,17 @@ class Benchmark:
             self._metric(f"called.{source}.class_prior", called, "share of alarms")
             upper = sorted(rows)[min(math.ceil(0.9 * len(rows)), len(rows)) - 1]
             print(f"| {source} | {table.median(rows):,.0f} / {upper:,.0f} | {called:.0%} |")
+
+    def joint(self) -> None:
+        """Measures how soon a change that no single stream shows is found, beside others."""
+        devices, trials = max(2, self.size.devices // 10), max(5, self.size.trials // 4)
+        words = joint.compare(
+            self.seed, devices, self.size.peer_days, trials, pool=self._pool, metric=self._metric
+        )
+        print(
+            f"\nOne of thirty streams turns round: delay in rows, median / 90th percentile of {devices * trials}\n"
+        )
+        print(words)
 
     def cost(self) -> None:
         """Measures what the detectors take of a device."""
@@ -191,6 +202,8 @@ def main(
             benchmark.delays([source for source in sources if source in DELAY_SOURCES])
         if "class_prior" in parts:
             benchmark.class_priors([source for source in sources if source in class_prior.STAYING])
+        if "joint" in parts:
+            benchmark.joint()
         if "cost" in parts:
             benchmark.cost()
         if "peers" in parts and peers_python is not None:

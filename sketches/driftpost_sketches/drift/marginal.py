@@ -122,7 +122,20 @@ class MarginalDetector:
         if not window.rows:
             return []
         sums, rows, noise = self.read(window)
-        return self.step_sums(sums, rows, noise=np.full(len(rows), noise))
+        alarms = self.step_sums(sums, rows, noise=np.full(len(rows), noise))
+        return alarms + self.step_joint(window.joint_rows, window.joint)
+
+    def step_joint(self, rows: int, sums: npt.NDArray[np.int64]) -> list[Alarm]:
+        """Reads the joint sums of a window, after `step_sums` has read its counts.
+
+        Args:
+            rows: rows in the sums.
+            sums: int64[K].
+
+        Returns:
+            Alarms raised or cleared; mostly none.
+        """
+        return [] if self._joint is None else self._joint.step(rows, sums, self._monitor)
 
     def step_sums(
         self,

@@ -12,6 +12,7 @@ from driftpost_sketches.drift.joint.plan import SIZES, SMALLEST, JointPlan
 
 DENSE = (0.2, 0.4, 0.8, 1.6)  # overall changes, in standard deviations, of the prior over all directions
 DENSE_SHARE = 0.5  # of the evidence: changes spread over many features; the rest: in one of them
+FEW = 6.0  # squared correlation times added to it: sums of few independent rows have heavier tails still
 CAUTION = 1.25  # factor on the variance of a dense change's null: tails that a normal law does not have
 
 
@@ -68,7 +69,8 @@ class JointEvidence:
 
     def _many(self, t: Floats, rows: Floats) -> Floats:
         u = t @ self.plan.whitening.T
-        null = CAUTION * rows[:, None] * self.plan.slow + rows[:, None] ** 2 * self._error
+        slow = self.plan.slow
+        null = CAUTION * rows[:, None] * slow + FEW * slow**2 + rows[:, None] ** 2 * self._error
         logs = []
         for size in DENSE:
             wide = null + rows[:, None] ** 2 * size * size / len(self._error)

@@ -11,6 +11,7 @@ from driftpost_sketches.drift.joint.carriers import UNIT, Floats, Ints
 from driftpost_sketches.drift.joint.plan import JointPlan
 
 NAMED = 3  # streams named beside the leading one
+_RIDGE = 1e-2  # of a feature's variance
 ENOUGH = 0.3  # share of the change that one pair or one stream must explain to be called its cause
 LOOSE_PAIR = 0.2  # correlation from which another stream counts as coupled
 
@@ -52,7 +53,13 @@ def explain(plan: JointPlan, shift: Floats) -> Explanation:
     first, second = first[pairs], second[pairs]
     products = plan.features.weights[:, count : count + len(pairs)][:, pairs].astype(np.float64)
     patterns = (products * UNIT * UNIT / plan.spread[:, None]).T
-    white, target = patterns @ plan.whitening.T, plan.whitening @ shift
+    # Waves see every change, but only products tell whose it is.
+    telling = np.flatnonzero(products.any(axis=1))
+    if not len(telling):
+        several = _several(plan, shift, np.zeros(len(first)), (first, second))
+        return Explanation(several, _size(shift), math.nan, loose=False)
+    root = _root(plan, telling)
+    white, target = patterns[:, telling] @ root.T, root @ shift[telling]
     total = float(target @ target)
     size, gain = _project(white, target)
     if carriers.axes is None:
@@ -84,7 +91,18 @@ def explain(plan: JointPlan, shift: Floats) -> Explanation:
             streams = tuple(
                 (int(carriers.streams[i]), float(loose_gain[i] / loose_gain[order].sum())) for i in order
             )
-    return Explanation(streams, float(np.sqrt((shift**2).mean())), math.nan, loose=False)
+    return Explanation(streams, _size(shift), math.nan, loose=False)
+
+
+def _size(shift: Floats) -> float:
+    return float(np.sqrt((shift**2).mean()))
+
+
+def _root(plan: JointPlan, telling: Ints) -> Floats:
+    """Whitens some of the features by themselves: float64[P, P]."""
+    back = np.linalg.pinv(plan.whitening)[telling]
+    spread = back @ back.T + _RIDGE * np.eye(len(telling))
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(spread)))
 
 
 def _project(white: Floats, target: Floats) -> tuple[Floats, Floats]:

@@ -2,7 +2,7 @@
 
 An exponential histogram (Datar et al. 2002) of exact sums: a few blocks of each size 1, 2, 4, ... windows.
 Every block's beginning is a start at which a change may have begun. Starts are dropped as blocks merge, never
-added later, so the sum of their e-values is one windows-long Shiryaev-Roberts statistic with some terms left out.
+added later, so the sum of their e-values is a Shiryaev-Roberts statistic with some terms left out.
 """
 
 from __future__ import annotations
