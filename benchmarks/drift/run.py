@@ -98,7 +98,8 @@ class Benchmark:
             self.seed, devices, self.size.peer_days, trials, pool=self._pool, metric=self._metric
         )
         print(
-            f"\nOne of thirty streams turns round: delay in rows, median / 90th percentile of {devices * trials}\n"
+            "\nOne of thirty streams turns round: delay in rows, median / 90th percentile of "
+            f"{devices * trials} changes\n"
         )
         print(words)
 

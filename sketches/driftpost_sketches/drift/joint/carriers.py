@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +60,16 @@ class Carriers:
     def scored(self, cells: Cells) -> Singles:
         """Scores of the streams: float32[C, rows], in steps of 1 / UNIT."""
         used = cells if len(self.streams) == len(cells) else cells[self.streams]
-        places = used.astype(np.int64) + (np.arange(len(used)) * CELLS)[:, None]
-        z: Singles = self.scores.ravel().astype(np.float32)[places]
+        z: Singles = self._table.take(used + self._base)
         return z
+
+    @cached_property
+    def _table(self) -> Singles:
+        return self.scores.ravel().astype(np.float32)
+
+    @cached_property
+    def _base(self) -> npt.NDArray[np.int32]:
+        return (np.arange(len(self.streams), dtype=np.int32) * CELLS)[:, None]
 
     def values(self, cells: Cells) -> Singles:
         """Carriers of a block of rows: float32[M, rows], whole numbers within +-MOST.
