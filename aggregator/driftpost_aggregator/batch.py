@@ -148,6 +148,7 @@ class Batch:
         self._windows: list[dict[str, object]] = []
         self._contributions: list[Contribution] = []
         self._labels: list[LabelContribution] = []
+        self._undescribed: set[str] = set()  # bundles of labels that nobody has described
         self._quarantined: list[dict[str, object]] = []
         self._refused_before: dict[str, set[tuple[int, int]]] = {}
 
@@ -329,7 +330,11 @@ class Batch:
         )
 
     def _label(self, place: _Place, body: LabelsBody) -> None:
-        sketch = check_labels(body, self._registry.find(self._connection, body.bundle))
+        known = self._registry.find(self._connection, body.bundle)
+        sketch = check_labels(body, known)
+        if known is None:
+            self._undescribed.add(body.bundle)
+            self._answers[place.key].wanted.add(f"describe:{body.bundle}")
         end_ms, _ = moment(place.sent, body.mono_end, body.wall_end)
         self._labels.append(LabelContribution(place.device, body.bundle, end_ms, sketch, body.unknown))
 
@@ -418,7 +423,11 @@ class Batch:
         if self._labels:
             labelled = {part.device for part in self._labels}
             merge_labels(
-                self._connection, self._labels, attributes_of(self._connection, labelled), self._now_ms
+                self._connection,
+                self._labels,
+                attributes_of(self._connection, labelled),
+                self._now_ms,
+                self._undescribed,
             )
         upsert(
             self._connection,

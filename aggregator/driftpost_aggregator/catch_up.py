@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, select, tuple_, update
 
+from driftpost_aggregator.checks import check_sketch
+from driftpost_aggregator.label_rollups import catch_up_labels
 from driftpost_aggregator.merge import Contribution, merge_into_rollups
 from driftpost_aggregator.registry import Registry
 from driftpost_aggregator.store.tables import device_attributes, windows
@@ -31,13 +33,14 @@ def attributes_of(connection: Connection, names: Iterable[str]) -> dict[str, dic
 
 
 def catch_up(connection: Connection, registry: Registry, bundle: str, *, bucket_s: int, now_ms: int) -> int:
-    """Merge the stored windows that waited for this bundle; those that do not fit it stay unmerged.
+    """Merge the stored windows and labels that waited for this bundle; windows that do not fit stay unmerged.
 
     Returns:
         Windows merged.
     """
     known = registry.find(connection, bundle)
     assert known is not None
+    catch_up_labels(connection, known, attributes_of, now_ms)
     merged, after = 0, ("", -1, -1)
     key = tuple_(windows.c.device, windows.c.incarnation, windows.c.seq)
     while True:
@@ -54,7 +57,7 @@ def catch_up(connection: Connection, registry: Registry, bundle: str, *, bucket_
         for row in rows:
             window = Window.from_bytes(row.window)
             try:
-                window.check(known.schema)
+                check_sketch(window, known)
             except SketchError:
                 continue
             parts.append((row, Contribution(row.device, bundle, row.start_ms, window, row.window)))

@@ -15,7 +15,7 @@ from driftpost_aggregator.errors import MessageRejected
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.times import ClockUsed, Sent, interval
 from driftpost_sketches.contradictions import contradictions
-from driftpost_sketches.errors import SketchError
+from driftpost_sketches.errors import MalformedSketch, SketchError
 from driftpost_sketches.window import Window
 from driftpost_sync import topics
 from driftpost_sync.errors import MalformedMessage
@@ -85,10 +85,7 @@ def check_window(body: WindowBody, known: KnownBundle | None, sent: Sent) -> Che
         if window.schema_id != body.schema_id:
             raise MessageRejected("its sketch is of another schema than it says")
         if known is not None:
-            window.check(known.schema)
-            broken = contradictions(known.schema, window)
-            if broken:
-                raise MessageRejected(f"its sketch contradicts itself, {broken[0]}")
+            check_sketch(window, known)
     except SketchError as error:
         raise MessageRejected(str(error)) from error
     span_ms = body.mono_end - body.mono_start
@@ -101,6 +98,23 @@ def check_window(body: WindowBody, known: KnownBundle | None, sent: Sent) -> Che
         raise MessageRejected(f"{window.rows} rows in {span_ms / 1000:g} s can not have been inferred")
     start, end, clock = interval(sent, body.mono_start, body.mono_end, body.wall_start, body.wall_end)
     return CheckedWindow(body, window, start, end, clock, _largest_evidence(body.evidence, known))
+
+
+def check_sketch(window: Window, known: KnownBundle) -> None:
+    """Refuse a sketch that can not have been made with a bundle.
+
+    Raises:
+        SketchError: with what does not fit.
+    """
+    window.check(known.schema)
+    broken = contradictions(known.schema, window)
+    if broken:
+        raise MalformedSketch(f"its sketch contradicts itself, {broken[0]}")
+    if known.joint is not None and window.joint.size not in (0, known.joint.count):
+        # Sums of other features can not be merged with the neighbours' and would take their place.
+        raise MalformedSketch(
+            f"joint sums of {window.joint.size} features, its bundle has {known.joint.count}"
+        )
 
 
 def _largest_evidence(packed: bytes, known: KnownBundle | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.merged_watch import standing_alarms
 from driftpost_aggregator.registry import check
 from driftpost_aggregator.store.database import reading
-from driftpost_aggregator.store.tables import incidents
+from driftpost_aggregator.store.tables import incidents, quarantine, rollups
 from driftpost_aggregator.triage_round import Triage
 from driftpost_sketches.drift.budget import Budget
-from driftpost_sync.messages import DescribeBody
+from driftpost_sketches.window import Window
+from driftpost_sync.messages import DescribeBody, Item
 from hanging_together import calibrated, closed, factor_rows
 from paper_fleet import BUNDLE, FLEET, NOW, PaperDevice
 
@@ -58,6 +60,26 @@ def test_a_description_brings_the_plan_and_a_plan_that_does_not_fit_is_refused(p
     assert check(described(b"")).joint is None
     with pytest.raises(BundleRejected):
         check(described(plan[:-4]))
+
+
+def test_joint_sums_of_other_features_than_the_bundles_are_refused(engine: Engine, plan: bytes) -> None:
+    ingest = Ingest(engine, fleet=FLEET, bucket_s=BUCKET_S, now_ms=lambda: START + 1_000)
+    rng = np.random.default_rng(4)
+    owner, early, liar, honest = (PaperDevice(name) for name in ("owner", "early", "liar", "honest"))
+    ((window, _),) = closed(CALIBRATION, factor_rows(rng, ROWS, 5), ROWS)
+    invented = replace(window, joint=np.zeros(3, dtype=np.int64))
+
+    def send(device: PaperDevice, item: Item) -> None:
+        ingest.take([Incoming(device.identity.up, device.message([item], START + 900), START + 900)])
+
+    send(early, early.window(invented, START + 900, length_ms=800))  # nobody knows better yet
+    send(owner, owner.item("describe", described(plan).to_bytes()))
+    send(liar, liar.window(invented, START + 900, length_ms=800))
+    send(honest, honest.window(window, START + 900, length_ms=800))
+    with reading(engine) as connection:
+        assert connection.execute(select(quarantine.c.device)).scalars().all() == ["liar"]
+        fleet = select(rollups.c.window).where(rollups.c.scope == "fleet")
+        assert [Window.from_bytes(one) for one in connection.execute(fleet).scalars()] == [window]
 
 
 def test_what_no_device_told_of_becomes_an_incident_in_words(engine: Engine, plan: bytes) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from starlette.testclient import TestClient
 
+from driftpost_aggregator.batch import Incoming, Reply
 from driftpost_aggregator.causes import Finding, Kind, Surroundings, find_causes
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.label_rollups import labels_since
@@ -23,6 +24,7 @@ from driftpost_aggregator.web.options import WebOptions
 from driftpost_aggregator.wording import sentence
 from driftpost_sketches.labels.label_sketch import LabelSketch
 from driftpost_sketches.labels.record import PerformanceRecord
+from driftpost_sketches.labels.reliability import BINS, Reliability
 from driftpost_sync.messages import Item, LabelsBody
 from paper_fleet import BUNDLE, FLEET, NOW, PaperBundle, PaperDevice, draw, make_bundle
 
@@ -55,21 +57,32 @@ def labels(rng: np.random.Generator, n: int, wrong: float, classes: int = CLASSE
     return LabelSketch.of_classes(classes, said, truth, rng.uniform(0.8, 1.0, n))
 
 
+def invented(rows: int) -> LabelSketch:
+    """As many right answers as one likes."""
+    confusion = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    confusion[0, 0] = rows
+    moves = np.array([[rows - 1, 0], [0, 0]])
+    return LabelSketch(CLASSES, rows, 1, 0, 0, moves, Reliability.empty(), confusion)
+
+
+def wrapping() -> LabelSketch:
+    """Four bins of 2**62 rows: their sum and their products with the bins' borders wrap around to 0."""
+    rows = np.zeros(BINS, dtype=np.int64)
+    rows[[4, 5, 9, 10]] = 1 << 62
+    return replace(invented(1), reliability=replace(Reliability.empty(), rows=rows))
+
+
 def message(device: PaperDevice, sketch: LabelSketch, unknown: int = 0, bundle: str = BUNDLE) -> Item:
     mono = NOW - device.booted_ms
     body = LabelsBody(bundle, mono - 1000, mono, NOW - 1000, NOW, sketch.to_bytes(), unknown)
     return device.item("labels", body.to_bytes())
 
 
-def send(ingest: Ingest, device: PaperDevice, items: list[Item]) -> list[object]:
-    from driftpost_aggregator.batch import Incoming
-
+def send(ingest: Ingest, device: PaperDevice, items: list[Item]) -> list[Reply]:
     return list(ingest.take([Incoming(device.identity.up, device.message(items, NOW), NOW)]))
 
 
 def born(ingest: Ingest, device: PaperDevice, bundle: PaperBundle) -> None:
-    from driftpost_aggregator.batch import Incoming
-
     ingest.take([Incoming(device.identity.state, device.presence(), NOW)])
     send(ingest, device, [device.item("describe", bundle.describe.to_bytes())])
 
@@ -99,7 +112,7 @@ def test_labels_count_once_and_add_up_by_device_cohort_and_fleet(
         assert unknown == 9
 
 
-@pytest.mark.parametrize("wrong", ["classes", "bytes", "bundle"])
+@pytest.mark.parametrize("wrong", ["classes", "bytes", "too many", "wrapping"])
 def test_labels_that_fit_no_bundle_go_to_quarantine(
     engine: Engine, ingest: Ingest, bundle: PaperBundle, wrong: str
 ) -> None:
@@ -108,8 +121,10 @@ def test_labels_that_fit_no_bundle_go_to_quarantine(
     rng = np.random.default_rng(4)
     if wrong == "classes":
         item = message(device, labels(rng, 10, 0.1, classes=7))
-    elif wrong == "bundle":
-        item = message(device, labels(rng, 10, 0.1), bundle="d" * 64)
+    elif wrong == "too many":
+        item = message(device, invented(1 << 38))
+    elif wrong == "wrapping":
+        item = message(device, wrapping())
     else:
         body = LabelsBody(BUNDLE, 1, 2, None, None, b"no sketch")
         item = device.item("labels", body.to_bytes())
@@ -117,6 +132,47 @@ def test_labels_that_fit_no_bundle_go_to_quarantine(
     with reading(engine) as connection:
         assert connection.execute(select(func.count()).select_from(label_rollups)).scalar() == 0
         assert connection.execute(select(quarantine.c.kind)).scalars().all() == ["labels"]
+
+
+def test_labels_that_came_before_their_bundle_was_described_count_once_it_is(
+    engine: Engine, ingest: Ingest, bundle: PaperBundle
+) -> None:
+    rng = np.random.default_rng(5)
+    early, late = labels(rng, 60, 0.2), labels(rng, 40, 0.2)
+    device, other = PaperDevice("a", {"site": "north"}), PaperDevice("b")
+    ingest.take([Incoming(device.identity.state, device.presence(), NOW)])
+    items = [message(device, early, unknown=2)]
+    (reply,) = send(ingest, device, items)
+    assert f"describe:{BUNDLE}" in reply.ack.wanted
+    assert not reply.ack.refused
+    send(ingest, device, items)
+    # Of another number of classes: nobody can know before the description comes.
+    send(ingest, other, [message(other, labels(rng, 10, 0.1, classes=7))])
+    for _ in range(2):
+        send(ingest, device, [device.item("describe", bundle.describe.to_bytes()), message(device, late)])
+        late = labels(rng, 5, 0.2)
+    with reading(engine) as connection:
+        for scope, key in (("fleet", ""), ("cohort", "site=north"), ("device", "a")):
+            found = labels_since(connection, scope, key, BUNDLE, NOW)
+            assert found is not None
+            assert found.rows == 105
+        assert labels_since(connection, "device", "b", BUNDLE, NOW) is None
+        unknown = select(label_rollups.c.unknown).where(label_rollups.c.scope == "fleet")
+        assert connection.execute(unknown).scalars().all() == [2]
+
+
+def test_a_device_that_invents_labels_does_not_keep_others_from_being_counted(
+    engine: Engine, ingest: Ingest, bundle: PaperBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driftpost_aggregator.label_rollups.MAX_ROWS_PER_S", 1 << 40)
+    liar, honest = PaperDevice("liar"), PaperDevice("honest")
+    for device in (liar, honest):
+        born(ingest, device, bundle)
+    send(ingest, liar, [message(liar, invented(1 << 38))])
+    (reply,) = send(ingest, honest, [message(honest, labels(np.random.default_rng(6), 100, 0.1))])
+    assert not reply.ack.refused
+    with reading(engine) as connection:
+        assert labels_since(connection, "device", "honest", BUNDLE, NOW).rows == 100
 
 
 def test_performance_by_labels_contradicts_an_estimate_that_knows_no_better(bundle: PaperBundle) -> None:

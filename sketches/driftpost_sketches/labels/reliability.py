@@ -130,8 +130,11 @@ class Reliability:
             MalformedSketch: they contradict each other.
         """
         parts = [getattr(self, name) for name in ARRAYS]
-        if any(len(part) != BINS or (part < 0).any() for part in parts) or int(self.rows.sum()) > MAX_ROWS:
-            raise MalformedSketch("reliability counts are negative, too many or too large")
+        if any(len(part) != BINS or (part < 0).any() for part in parts):
+            raise MalformedSketch("reliability counts are negative, or not of every bin")
+        # One by one first: sums and products of larger ones would wrap around and pass every check below.
+        if int(self.rows.max()) > MAX_ROWS or int(self.rows.sum()) > MAX_ROWS:
+            raise MalformedSketch("reliability counts are too large")
         low = np.ceil(np.array([0.0, *EDGES]) * STEPS).astype(np.int64)
         high = np.ceil(np.array([*EDGES, 1.0]) * STEPS).astype(np.int64)
         fits = (
