@@ -21,7 +21,7 @@ FULL = Policy(
 )
 
 
-@pytest.mark.parametrize("policy", [Policy(), FULL])
+@pytest.mark.parametrize("policy", [Policy(), Policy(joint=False), FULL])
 def test_a_policy_survives_its_file(policy: Policy) -> None:
     assert Policy.from_toml(policy.to_toml()) == policy
 
