@@ -45,7 +45,8 @@ class PrivacyPolicy:
         total_epsilon: loss for good, inf for no limit.
         release_ms: length of what is released at once.
         rows_per_subject: rows of one subject in a release.
-        send_findings: whether findings about rows leave, which the budget does not cover.
+        send_findings: whether findings about rows and sketches of labels leave, which the budget does not
+            cover.
     """
 
     epsilon_per_day: float
@@ -72,8 +73,11 @@ class PrivacyPolicy:
         )
 
     def sends(self, finding: FindingBody) -> bool:
-        """Whether a finding may leave."""
-        return self.send_findings or finding.source not in ABOUT_ROWS
+        """Whether a finding may leave.
+
+        One that names streams was drawn from the rows, also where the first of them is about the device.
+        """
+        return self.send_findings or not (finding.source in ABOUT_ROWS or finding.streams)
 
     @property
     def account(self) -> Accountant:

@@ -220,7 +220,8 @@ TABLE = SettingsTable(
             "privacy.send_findings",
             bool,
             False,
-            meaning="send findings about rows although the budget does not cover them; false logs them here",
+            meaning="send findings about rows and counts of labels although the budget does not cover them; "
+            "false keeps both here",
         ),
         Setting(
             "clock.trust_wall",

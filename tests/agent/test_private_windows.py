@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from driftpost_aggregator.registry import check
 from driftpost_aggregator.times import Sent
 from driftpost_models.bundle import Bundle
 from driftpost_sketches.drift.marginal import MarginalDetector
+from driftpost_sketches.labels.label_sketch import LabelSketch
 from driftpost_sketches.privacy.release import PrivacyError
 from driftpost_sketches.window import Window
-from driftpost_sync.messages import FindingBody, WindowBody
+from driftpost_sync.messages import FindingBody, LabelsBody, WindowBody
 from driftpost_sync.settings import Settings
 
 HOURLY = PrivacyPolicy(epsilon_per_day=8.0, release_ms=10_000)
@@ -102,6 +104,35 @@ def test_findings_about_rows_stay_on_the_device_unless_asked_for(
             assert store.finding_counts()[1] >= 1
             drift = [FindingBody.from_bytes(body) for body in queued(store, "finding")]
             assert any(finding.source == "drift" for finding in drift) is sent
+
+
+def test_a_finding_drawn_from_rows_stays_home_from_beginning_to_end(store: Store) -> None:
+    about_times = FindingBody(
+        id="1-2-3", bundle="b" * 64, state="raised", kind="shift",
+        streams=(("latency", 0.7), ("x.mean", 0.3)), log_e=20.0, effect=1.0, effect_natural=2.0, unit="us",
+        direction="up", onset_mono=1, onset_wall=None, mono=2, wall=None, text="latency, x.mean: higher",
+        source="device",
+    )  # fmt: skip
+    about_runtime = replace(about_times, id="4", streams=(), source="runtime", kind="model_crashed")
+    for finding in (about_times, about_runtime):
+        store.record_finding(finding)
+        # As it is cleared when nobody watches on: without its streams.
+        store.record_finding(replace(finding, state="cleared", streams=()))
+    assert store.finding_counts()[1] == 0
+    left = [FindingBody.from_bytes(body) for body in queued(store, "finding")]
+    assert [(one.id, one.state) for one in left] == [("4", "raised"), ("4", "cleared")]
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_counts_of_labels_stay_home_unless_findings_are_asked_for(
+    tmp_path: Path, clock: ManualClock, sent: bool
+) -> None:
+    body = LabelsBody("b" * 64, 0, 1000, None, None, LabelSketch.empty(3).to_bytes(), 1)
+    policy = replace(HOURLY, send_findings=sent)
+    with Store.open(tmp_path / "agent.db", clock=clock, privacy=policy) as store:
+        store.record_labels(body, findings=[], state=b"kept", standing="")
+        assert store.label_state("b" * 64) == (b"kept", "")
+        assert len(queued(store, "labels")) == sent
 
 
 def test_a_restart_neither_loses_nor_repeats_what_is_held(
