@@ -1,7 +1,7 @@
 """Recent answers by the name of their inference, for labels that come later.
 
-A call leaves its result in a queue, which costs a tenth of a microsecond; what has gathered there is read in
-one vectorised pass now and then. Memory is bounded by rows: how many hours they reach back depends on how
+A call leaves a copy of its answer in a queue (the caller owns the outputs and may write into them), which
+costs a fraction of a microsecond; what has gathered there is read in one vectorised pass now and then. Memory is bounded by rows: how many hours they reach back depends on how
 often the model is called.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from driftpost_agent.verdict import GuardedResult, Status
+from driftpost_agent.verdict import OK, GuardedResult, Status
 from driftpost_models.probes.classification import Classification
 from driftpost_sync.clock import Clock
 
@@ -30,7 +31,7 @@ class Answers:
 
     Args:
         scores: reads the model's answers.
-        answer_bytes: of all outputs of one row.
+        answer_bytes: of all outputs of one row; an upper bound of what is kept.
         clock: for the age of what is remembered.
         rows: how many are remembered.
     """
@@ -41,7 +42,9 @@ class Answers:
         self._scores = scores
         self._clock = clock
         self._size = rows
-        self._fresh: deque[GuardedResult] = deque()
+        self._tensor = scores.tensor.name
+        # (name of the inference, rows, scores)
+        self._fresh: deque[tuple[str, int, NDArray[Any]]] = deque()
         self.most_fresh = max(1, min(MAX_FRESH, MAX_FRESH_BYTES // max(answer_bytes, 1)))
         self._lock = threading.Lock()
         self._next = 0  # rows ever remembered; row n lies at n modulo the size
@@ -51,8 +54,12 @@ class Answers:
         self._confidence = np.full(rows, np.nan, dtype=np.float32)
         self._labelled = np.zeros(rows, dtype=np.bool_)
         self._at = np.zeros(rows, dtype=np.int64)
-        #: appends one result; the caller looks at `waiting` afterwards.
-        self.append = self._fresh.append
+
+    def append(self, result: GuardedResult) -> None:
+        """Remember a result; the caller looks at `waiting` afterwards."""
+        value = result.outputs.get(self._tensor)
+        if value is not None and (result.verdict is OK or _answered(result)):
+            self._fresh.append((result.inference_id, result.rows, value.copy()))
 
     @property
     def waiting(self) -> int:
@@ -62,14 +69,13 @@ class Answers:
     def read(self) -> None:
         """Take in the results that wait."""
         with self._lock:
-            results = [self._fresh.popleft() for _ in range(len(self._fresh))]
-            used = [one for one in results if self._scores.tensor.name in one.outputs and _answered(one)]
+            used = [self._fresh.popleft() for _ in range(len(self._fresh))]
             if not used:
                 return
             now = self._clock.mono_ms()
-            raw = [one.outputs[self._scores.tensor.name].reshape(one.rows, -1) for one in used]
+            raw = [value.reshape(rows, -1) for _, rows, value in used]
             measured = self._scores.measure(self._scores.probabilities(np.concatenate(raw)))
-            self._remember([(one.inference_id, one.rows) for one in used], measured, now)
+            self._remember([(name, rows) for name, rows, _ in used], measured, now)
 
     def find(self, name: str) -> NDArray[np.int64] | None:
         """Numbers of the rows that an inference answered, None where it is not (or no longer) remembered."""

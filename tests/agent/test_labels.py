@@ -153,6 +153,20 @@ def test_memory_of_answers_is_bounded_and_the_oldest_go_first(labelled: Bundle) 
         assert small.reach_s() == 7.0
 
 
+def test_a_caller_that_writes_into_its_outputs_does_not_change_what_labels_are_compared_with(
+    labelled: Bundle,
+) -> None:
+    rows = tabular_rows(50, seed=5)
+    with guard_of(labelled, ManualClock(5000)) as guard:
+        for number, row in enumerate(rows):
+            scores = guard.run(row[None], inference_id=f"r{number}").output
+            np.subtract(scores.max(), scores, out=scores)
+        for number, truth in enumerate(answers_to(rows)):
+            assert guard.label(f"r{number}", int(truth))
+        guard.labels.tick(now=True)
+        assert guard.labels.status()["error_rate"] == 0.0
+
+
 def test_a_batch_is_labelled_row_by_row(labelled: Bundle) -> None:
     clock = ManualClock(5000)
     rows = tabular_rows(20, seed=8)
