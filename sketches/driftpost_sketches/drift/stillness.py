@@ -138,6 +138,6 @@ def _of_repeats(
         low, high = (parts * rate + (1.0 - parts) * usual for rate in repeats)
         share = np.clip(np.clip(seen, low, high), 1.0 / n, 1.0 - 0.5 / n)
         # The place of a limit within its cell is free, but seldom fits as well as a rate would.
-        freedom = 0.0 if repeats[0] == repeats[1] else 0.05 * math.log(n)
+        freedom = 0.0 if repeats[0] == repeats[1] else 0.2 * math.log(n)
     likely: FloatArray = n * (seen * np.log(share) + (1.0 - seen) * np.log(1.0 - share)) - freedom
     return likely
