@@ -248,7 +248,10 @@ def images(side: int) -> Rows:
 
 
 def _floats(side: int) -> Callable[[], NDArray[np.float32]]:
-    return lambda: images(side)(8, 5).astype(np.float32) / 64
+    def rows() -> NDArray[np.float32]:
+        return np.divide(images(side)(8, 5), 64, dtype=np.float32)
+
+    return rows
 
 
 CASES: tuple[Case, ...] = (
