@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 import class_worlds
 import driftpost_sketches
 from driftpost_sketches.accumulator import WindowAccumulator
+from driftpost_sketches.datasketches.frequent_items import FrequentItems
+from driftpost_sketches.datasketches.hll import HllSketch
+from driftpost_sketches.datasketches.kll import KllSketch
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
+from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.drift.marginal import MarginalDetector
 from driftpost_sketches.errors import IncompatibleSketch, MalformedSketch, UnsupportedVersion
 from driftpost_sketches.labels.concept import ConceptDetector
@@ -23,12 +27,14 @@ from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.labels.reliability import Reliability
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import Window
+from hanging_together import calibrated, factor_rows
 from simulated_streams import mixed_schema, windows
 
 RNG = np.random.default_rng(3)
 SCHEMA, VALUES, CODES = mixed_schema(RNG)
 CALIBRATION = Calibration.fit(SCHEMA, VALUES, codes=CODES)
 OTHER = Calibration.fit(SCHEMA, VALUES * 1.0, smallest_effect=0.5)
+PLAN = calibrated(factor_rows(RNG, 2_000, 5)).joint
 _, RECORD, _ = class_worlds.learnt(RNG, 300)
 
 
@@ -54,8 +60,9 @@ def same_transitions(a, b):
     )
 
 
-# Those whose rows are not a schema's: their laws stand in tests of their own.
-IN_THEIR_OWN_FILE = {LabelSketch, Reliability}
+# Whose rows are not a schema's, or whose bytes are another library's: their laws stand in their own files.
+DATASKETCHES = {HllSketch, KllSketch, FrequentItems}
+IN_THEIR_OWN_FILE = {LabelSketch, Reliability, *DATASKETCHES}
 
 # How to make each mergeable sketch of some rows, and to compare two of them.
 MERGEABLE = {Window: (0, same_window), Transitions: (1, same_transitions)}
@@ -105,6 +112,10 @@ def sample_states():
     return detector.state_to_bytes(), fleet.state_to_bytes()
 
 
+def joint_bytes(data):
+    JointPlan.from_bytes(data, 5)
+
+
 def concept():
     return ConceptDetector(RECORD.labels, 1.0, 12.0)
 
@@ -126,6 +137,7 @@ FORMS = {
     "window": (sample_window()[0].to_bytes(), window_bytes),
     "empty window": (Window.empty(SCHEMA).to_bytes(), window_bytes),
     "calibration": (CALIBRATION.to_bytes(), Calibration.from_bytes),
+    "joint plan": (PLAN.to_bytes(), joint_bytes),
     "detector": (sample_states()[0], detector_bytes),
     "marginal detector": (sample_states()[1], marginal_bytes),
     "labels": (RECORD.labels.to_bytes(), LabelSketch.from_bytes),
@@ -140,7 +152,8 @@ def test_every_mergeable_sketch_is_under_these_laws():
 
 
 def test_every_byte_form_is_under_these_laws():
-    assert classes("to_bytes", "from_bytes") == {Window, Calibration, LabelSketch, PerformanceRecord}
+    ours = {Window, Calibration, JointPlan, LabelSketch, PerformanceRecord}
+    assert classes("to_bytes", "from_bytes") == ours | DATASKETCHES
     assert classes("state_to_bytes", "restore") == {DriftDetector, MarginalDetector, ConceptDetector}
 
 
