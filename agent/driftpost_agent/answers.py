@@ -1,8 +1,8 @@
 """Recent answers by the name of their inference, for labels that come later.
 
 A call leaves a copy of its answer in a queue (the caller owns the outputs and may write into them), which
-costs a fraction of a microsecond; what has gathered there is read in one vectorised pass now and then. Memory is bounded by rows: how many hours they reach back depends on how
-often the model is called.
+costs a fraction of a microsecond; what has gathered there is read in one vectorised pass now and then. Memory
+is bounded by rows: how many hours they reach back depends on how often the model is called.
 """
 
 from __future__ import annotations

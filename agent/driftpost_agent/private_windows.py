@@ -16,7 +16,8 @@ import logging
 import math
 import secrets
 import sqlite3
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.privacy.accountant import Accountant, rho_of, share_of_day
@@ -92,11 +93,15 @@ class Spending:
 
     Attributes:
         account: the budget and what is spent of it.
-        elapsed_ms: running time covered by windows so far.
+        elapsed_ms: running time covered by windows so far; what several bundles cover at once counts once.
+        last: incarnation and monotonic ms of the latest end of a window.
+        begun: by bundle, where in the running time the window that is held begins.
     """
 
     account: Accountant
     elapsed_ms: int = 0
+    last: tuple[int, int] = (0, 0)
+    begun: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, db: sqlite3.Connection, policy: PrivacyPolicy) -> Spending:
@@ -105,12 +110,47 @@ class Spending:
         if row is None:
             return cls(policy.account)
         plain = json.loads(row[0])
-        return cls(policy.account.remembering(plain["spent"], plain["recent"]), int(plain["elapsed_ms"]))
+        incarnation, end = plain["last"]
+        return cls(
+            policy.account.remembering(plain["spent"], plain["recent"]),
+            int(plain["elapsed_ms"]),
+            (int(incarnation), int(end)),
+            dict(plain["begun"]),
+        )
 
     def save(self, db: sqlite3.Connection) -> None:
         """Into the store, in the caller's transaction."""
-        plain = json.dumps({**self.account.to_plain(), "elapsed_ms": self.elapsed_ms})
+        plain = json.dumps(
+            {
+                **self.account.to_plain(),
+                "elapsed_ms": self.elapsed_ms,
+                "last": self.last,
+                "begun": dict(self.begun),
+            }
+        )
         db.execute("insert or replace into privacy_account (id, state) values (1, ?)", (plain,))
+
+    def after(self, body: WindowBody, incarnation: int) -> Spending:
+        """With the time that a window covers."""
+        own = body.mono_end - body.mono_start
+        # Monotonic times of another start can not be compared.
+        end = self.last[1] if self.last[0] == incarnation else body.mono_start
+        elapsed = self.elapsed_ms + max(0, min(own, body.mono_end - end))
+        begins = elapsed - max(0, end - body.mono_end) - own
+        return replace(
+            self,
+            elapsed_ms=elapsed,
+            last=(incarnation, max(end, body.mono_end)),
+            begun={**self.begun, body.bundle: min(begins, self.begun.get(body.bundle, begins))},
+        )
+
+    def released(self, bundle: str, rho: float) -> Spending:
+        """With the window that is held for a bundle released, and paid for."""
+        return replace(
+            self,
+            account=self.account.charge(rho, self.begun[bundle], self.elapsed_ms),
+            begun={name: begins for name, begins in self.begun.items() if name != bundle},
+        )
 
 
 class PrivateWindows:
@@ -143,11 +183,9 @@ class PrivateWindows:
         Returns:
             What may leave now, None while it is held.
         """
-        spending = Spending.load(db, self.policy)
-        elapsed = spending.elapsed_ms + body.mono_end - body.mono_start
+        spending = Spending.load(db, self.policy).after(body, incarnation)
         held, span_ms = self._joined(db, body)
-        spending = replace(spending, elapsed_ms=elapsed)
-        begun = elapsed - span_ms
+        begun = spending.begun[body.bundle]
         if span_ms < self.policy.release_ms or not spending.account.affords(self._plan.rho, begun):
             self._hold(db, held, span_ms, incarnation)
             spending.save(db)
@@ -155,7 +193,7 @@ class PrivateWindows:
         exact = Window.from_bytes(held.window)
         noised = release(exact, self._schema, self._baseline, self._plan, self._random)
         db.execute("delete from privacy_holds where bundle = ?", (held.bundle,))
-        replace(spending, account=spending.account.charge(self._plan.rho, begun, elapsed)).save(db)
+        spending.released(held.bundle, self._plan.rho).save(db)
         # Evidence is computed from the exact rows.
         return replace(held, window=noised.to_bytes(), evidence=b"")
 

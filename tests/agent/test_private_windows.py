@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.bundles import tabular_rows
+from agent.bundles import REFERENCE_ROWS, built, mlp, tabular_rows
 from agent.clocks import ManualClock
 from driftpost import Guard
 from driftpost_agent.description import description
@@ -164,6 +164,31 @@ def test_a_window_too_early_for_the_budget_goes_on_growing(
     with store.lock:
         (span,) = store._db.execute("select span_ms from privacy_holds").fetchone()
     assert span == 30_000
+
+
+def test_two_bundles_at_once_do_not_make_a_day_of_twelve_hours(
+    mlp_bundle: Bundle, store: Store, clock: ManualClock, tmp_path: Path
+) -> None:
+    other = Bundle.open(built(tmp_path, "other", mlp(3), tabular_rows(REFERENCE_ROWS, seed=3)), None)
+    guards = [
+        Guard(bundle, store=store, clock=clock, window_seconds=1.0, threaded=False)
+        for bundle in (mlp_bundle, other)
+    ]
+    for number in range(25):
+        # The second one sleeps for a while: what is held of it began long ago.
+        awake = guards if not 5 <= number < 15 else guards[:1]
+        for guard in awake:
+            guard.run(tabular_rows(10, seed=number))
+        clock.advance(1_000)
+        for guard in guards:
+            guard.tick()
+    with store.transaction() as db:
+        spending = Spending.load(db, HOURLY)
+    assert spending.elapsed_ms == 25_000
+    assert [one.end_ms for one in spending.account.recent] == [10_000, 20_000, 20_000]
+    assert spending.begun == {mlp_bundle.id: 20_000, other.id: 20_000}
+    for guard in guards:
+        guard.close()
 
 
 def test_a_spent_total_keeps_windows_at_home_and_says_so_once(
