@@ -114,11 +114,12 @@ class Classification(Probe):
                 rest[best, np.arange(len(best))] = -np.inf
                 margin = confidence - rest.max(axis=0)
             positive = np.maximum(scores, 0.0)
-            # Normalised only here: a quantized softmax sums to 1 within its grid. Single precision tells bits to
-            # seven digits, at a tenth of the cost.
+            # Normalised only here: a quantized softmax sums to 1 within its grid. Single precision tells bits
+            # to seven digits, at a tenth of the cost.
             shares = (positive / positive.sum(axis=0)).astype(np.float32)
             logarithms = np.log2(np.maximum(shares, np.finfo(np.float32).tiny))
-            entropy = -np.einsum("cr,cr->r", shares, logarithms).astype(np.float64)
+            # Added class by class, so that a row's sum does not depend on how many rows there are.
+            entropy = -(shares * logarithms).sum(axis=0).astype(np.float64)
         # Rounding may leave a hair below zero.
         entropy = np.where(positive.any(axis=0), np.maximum(entropy, 0.0) + 0.0, np.nan)
         measured = np.stack([best.astype(np.float64), confidence, margin, entropy], axis=1)
