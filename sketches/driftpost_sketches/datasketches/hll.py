@@ -113,6 +113,9 @@ class HllSketch:
             return
         lg_k = min(self.lg_k, other.lg_k)
         theirs = _folded(other.registers, lg_k)
+        # First: the running estimate, which raising the coupons would carry on, needs values one by one.
+        self.merged = True
+        self.hip = 0.0
         if self.coupons is not None:
             coupons, self.coupons = self.coupons.to_list(), None
             self._registers = theirs
@@ -121,8 +124,6 @@ class HllSketch:
         else:
             self._registers = np.maximum(_folded(self._registers, lg_k), theirs)
             self.lg_k = lg_k
-        self.merged = True
-        self.hip = 0.0
 
     def estimate(self) -> float:
         """How many different values there were, about."""

@@ -68,6 +68,13 @@ def test_merging_in_any_order_gives_the_same_registers(spans: list[tuple[int, in
         assert set(forward.coupons.to_list()) == set(once.coupons.to_list())
 
 
+def test_a_full_sketch_merges_into_one_of_few_values() -> None:
+    few, full = sketch_of(np.arange(3), 7), sketch_of(np.arange(2, 5_000), 7)
+    few.merge(full)
+    assert np.array_equal(few.registers, sketch_of(np.arange(5_000), 7).registers)
+    assert few.estimate() == pytest.approx(5_000, rel=0.4)
+
+
 def test_sketches_of_different_size_merge_to_the_smaller() -> None:
     large, small = sketch_of(np.arange(50_000), 12), sketch_of(np.arange(40_000, 90_000), 9)
     large.merge(small)
