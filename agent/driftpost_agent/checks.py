@@ -311,15 +311,18 @@ class WindowChecks:
             except MessageTooLarge as error:
                 # It will never fit, and must not hold up those behind it; what was found in it still counts.
                 try:
-                    store.record_findings(item.findings)
-                    if item.site is not None:
-                        store.record_site(
-                            self._bundle.id,
-                            item.site,
-                            findings=(),
-                            detector_state=self._state() if item.state is None else item.state,
-                            standing=item.standing,
-                        )
+                    with store.transaction():
+                        store.record_findings(item.findings)
+                        if item.site is not None:
+                            store.record_site(
+                                self._bundle.id,
+                                item.site,
+                                findings=(),
+                                detector_state=self._state() if item.state is None else item.state,
+                                standing=item.standing,
+                            )
+                        elif item.state is not None:
+                            store.keep_detector_state(self._bundle.id, item.state, item.standing)
                 except sqlite3.Error as trouble:
                     self.store_problem = str(trouble)
                     return
