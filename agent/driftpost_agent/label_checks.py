@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -219,8 +220,21 @@ class LabelChecks:
             self._detector.restore(kept[0])
         except SketchError as error:
             log.warning("the test on labels begins anew, its stored state can't be read: %s", error)
+            self._let_go(kept[1])
             return
         self._standing = kept[1]
+
+    def _let_go(self, standing: str) -> None:
+        """Clear a finding that nobody watches any more."""
+        assert self._store is not None
+        mono, wall = self._clock.mono_ms(), self._clock.wall_ms()
+        why = "the test on labels began anew, with another reference, budget or version"
+        over = [
+            replace(finding, state="cleared", mono=mono, wall=wall, text=why)
+            for finding in self._store.standing_findings(self._bundle.id)
+            if finding.id == standing
+        ]
+        self._store.record_findings(over)
 
     def _finding(
         self, alarm: Alarm, began: tuple[int, int | None], ended: tuple[int, int | None]

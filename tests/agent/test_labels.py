@@ -133,6 +133,21 @@ def test_a_restart_goes_on_where_the_test_was(labelled: Bundle, tmp_path: Path) 
         assert len({f.id for f in told if f.kind == "concept"}) == 1
 
 
+def test_a_test_that_begins_anew_clears_the_finding_that_stood(labelled: Bundle, tmp_path: Path) -> None:
+    clock = ManualClock(5000)
+    rows = tabular_rows(1500, seed=6)
+    with Store.open(tmp_path / "s.db", clock=clock) as store:
+        with guard_of(labelled, clock, store) as guard:
+            feed(guard, clock, rows, spoilt(answers_to(rows), 0.5, 6))
+        assert store.finding_counts() == (1, 1)
+        # Another length of windows: another threshold, to which the stored state does not belong.
+        for _ in range(2):
+            Guard(labelled, clock=clock, store=store, threaded=False, window_seconds=2.0).close()
+        assert store.finding_counts() == (1, 0)
+        told = [FindingBody.from_bytes(body) for body in bodies(store, "finding")]
+        assert [finding.state for finding in told] == ["raised", "cleared"]
+
+
 def test_memory_of_answers_is_bounded_and_the_oldest_go_first(labelled: Bundle) -> None:
     clock = ManualClock(5000)
     with guard_of(labelled, clock) as guard:
