@@ -252,11 +252,17 @@ def _calibrate(derived: Derived, policy: Policy, tell: Progress) -> Calibration:
                 f"no such tracked stream (there are: {', '.join(sorted(known))})",
             )
     effects = {name: policy.effect(origin) for name, origin in origins.items()}
+    # The error rate's is for the test of labels, and no stream's.
+    asked = {
+        name: effect
+        for name, effect in policy.smallest_effects.items()
+        if name in tracked or name != ERROR_RATE
+    }
     try:
         return Calibration.fit(
             schema,
             derived.values,
-            smallest_effect={"*": policy.smallest_effect, **effects, **policy.smallest_effects},
+            smallest_effect={"*": policy.smallest_effect, **effects, **asked},
             ceiling=derived.ceiling,
             joint=policy.joint,
             progress=lambda done, total: tell("calibrating", done, total),

@@ -215,7 +215,7 @@ def _slices(table: StrictTable | None) -> SliceWish | None:
         return None
     by = table.texts("by")
     if not by:
-        raise ConfigError(table.path("by"), 'must name categorical streams, such as ["top_class"]')
+        raise ConfigError(table.path("by"), 'must name categorical streams, such as ["class"]')
     most = table.number("most", DEFAULT_SLICES, low=1, high=MOST_SLICES) or DEFAULT_SLICES
     if most != int(most):
         raise ConfigError(table.path("most"), f"must be a whole number, not {most:g}")

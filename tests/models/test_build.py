@@ -217,7 +217,7 @@ class TestWishes:
         config = tmp_path / "c.toml"
         config.write_text(
             '[policy]\nbudget = "1 per fleet-month"\nmin_confidence = 0.9\nwindow_seconds = 60\n'
-            "[policy.smallest_effects]\nhumidity = 0.5\n"
+            "[policy.smallest_effects]\nhumidity = 0.5\nerror_rate = 0.2\n"
             '[probes.inputs.x]\nnames = ["temperature", "humidity", "door"]\nunits = ["degC", "%", ""]\n'
             "[probes.streams.margin]\ntracked = false\n",
             encoding="utf-8",
@@ -241,6 +241,7 @@ class TestWishes:
         assert (bundle.policy.budget, bundle.policy.window_seconds) == ("2 per device-year", 30)
         assert bundle.calibration.effect("temperature") == 0.3
         assert bundle.calibration.effect("humidity") == 0.5
+        assert bundle.policy.effect("error_rate") == 0.2
         assert bundle.classes == ("wet", "dry")
         assert "margin" not in bundle.calibration.tracked_names
         assert bundle.schema.streams[0].unit == "degC"

@@ -22,7 +22,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option(
-    "--reference", type=_FILE, help="Rows when all was well, in time order: .csv with a header, or .npz."
+    "--reference", type=_FILE, help="Rows when all was well, in time order: .csv with a header, .npz or .npy."
 )
 @click.option(
     "--live",

@@ -146,7 +146,9 @@ def text(replay: Replay) -> str:
     calibration = replay.calibration
     kinds = [calibration.schema.streams[i].kind for i in calibration.schema.tracked_streams]
     categorical = kinds.count(StreamKind.CATEGORICAL)
-    streams = f"{len(kinds)} streams" + (f" ({categorical} of categories)" if categorical else "")
+    streams = f"{len(kinds)} stream{'' if len(kinds) == 1 else 's'}" + (
+        f" ({categorical} of categories)" if categorical else ""
+    )
     odds = evidence_in_words(replay.log_threshold)
     lines = [
         f"reference  {calibration.baseline.rows:,} rows, {streams}"
