@@ -14,6 +14,7 @@ import pytest
 from agent.bundles import FEATURES, pictures, tabular_rows, with_policy
 from agent.clocks import ManualClock
 from driftpost import Guard, GuardClosed, Reason, Status
+from driftpost_agent.block_buffer import MAX_ROWS
 from driftpost_agent.recorder import ClosedWindow
 from driftpost_agent.store import Store
 from driftpost_models.bundle import Bundle
@@ -290,9 +291,9 @@ def test_windows_close_on_the_clock_and_by_rows(mlp_bundle: Bundle) -> None:
     by_time.guard.tick()
     assert [(closed.mono_start, closed.mono_end) for closed in by_time.windows] == [(1_000, 10_000)]
     by_time.guard.close()
-    by_rows = Recorded(mlp_bundle, window_rows=512)
-    by_rows.guard.run(tabular_rows(1100))
-    assert [closed.window.rows for closed in by_rows.windows] == [512, 512]
+    by_rows = Recorded(mlp_bundle, window_rows=MAX_ROWS)
+    by_rows.guard.run(tabular_rows(2 * MAX_ROWS + 100))
+    assert [closed.window.rows for closed in by_rows.windows] == [MAX_ROWS, MAX_ROWS]
     by_rows.guard.close()
 
 
