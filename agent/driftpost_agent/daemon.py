@@ -386,7 +386,10 @@ class Daemon:
             if before is not None:
                 before.drain()
                 before.guard.close()
-                before.guard.checks.abandon(f"{bundle.name} {bundle.version} was activated instead")
+                why = f"{bundle.name} {bundle.version} was activated instead"
+                before.guard.checks.abandon(why)
+                if before.guard.labels is not None:
+                    before.guard.labels.abandon(why)
 
     def _guard(self, bundle: Bundle, runtime: Runtime) -> Guard:
         policy = self._policy(bundle)

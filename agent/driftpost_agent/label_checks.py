@@ -220,21 +220,27 @@ class LabelChecks:
             self._detector.restore(kept[0])
         except SketchError as error:
             log.warning("the test on labels begins anew, its stored state can't be read: %s", error)
-            self._let_go(kept[1])
+            self._let_go(kept[1], "the test on labels began anew, with another reference, budget or version")
             return
         self._standing = kept[1]
 
-    def _let_go(self, standing: str) -> None:
-        """Clear a finding that nobody watches any more."""
+    def abandon(self, why: str) -> None:
+        """Clear the finding that stands, because nobody watches the errors of this bundle any more."""
+        self.tick(now=True)
+        if self._store is not None and self._standing:
+            self._let_go(self._standing, why)
+            self._standing = ""
+
+    def _let_go(self, standing: str, why: str) -> None:
+        """Clear a finding that nobody watches any more, and forget the test that raised it."""
         assert self._store is not None
         mono, wall = self._clock.mono_ms(), self._clock.wall_ms()
-        why = "the test on labels began anew, with another reference, budget or version"
         over = [
             replace(finding, state="cleared", mono=mono, wall=wall, text=why)
             for finding in self._store.standing_findings(self._bundle.id)
             if finding.id == standing
         ]
-        self._store.record_findings(over)
+        self._store.clear_labels_finding(over, self._bundle.id)
 
     def _finding(
         self, alarm: Alarm, began: tuple[int, int | None], ended: tuple[int, int | None]

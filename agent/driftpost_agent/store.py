@@ -378,6 +378,13 @@ class Store:
             ).fetchone()
         return None if found is None or not found[0] else (bytes(found[0]), str(found[1]))
 
+    def clear_labels_finding(self, findings: Sequence[FindingBody], bundle: str) -> None:
+        """Record the finding on labels as cleared, and forget the test that raised it."""
+        with self.transaction() as db:
+            for finding in findings:
+                self.record_finding(finding)
+            db.execute("delete from label_states where bundle = ?", (bundle,))
+
     def record_findings(self, findings: Sequence[FindingBody]) -> None:
         """Record and queue findings that have no window to go with, all or none."""
         with self.transaction():

@@ -148,6 +148,20 @@ def test_a_test_that_begins_anew_clears_the_finding_that_stood(labelled: Bundle,
         assert [finding.state for finding in told] == ["raised", "cleared"]
 
 
+def test_a_bundle_that_is_replaced_leaves_no_finding_on_labels_behind(
+    labelled: Bundle, tmp_path: Path
+) -> None:
+    clock = ManualClock(5000)
+    rows = tabular_rows(1500, seed=6)
+    with Store.open(tmp_path / "s.db", clock=clock) as store, guard_of(labelled, clock, store) as guard:
+        feed(guard, clock, rows, spoilt(answers_to(rows), 0.5, 6))
+        assert store.finding_counts() == (1, 1)
+        for _ in range(2):
+            guard.labels.abandon("another bundle was activated instead")
+        assert store.finding_counts() == (1, 0)
+        assert store.label_state(labelled.id) is None
+
+
 def test_memory_of_answers_is_bounded_and_the_oldest_go_first(labelled: Bundle) -> None:
     clock = ManualClock(5000)
     with guard_of(labelled, clock) as guard:

@@ -203,8 +203,10 @@ class PerformanceRecord:
         if streams > MAX_STREAMS or groups > CELLS or size > MAX_BINS or complete > 1:
             raise MalformedSketch("a performance record's tables are too large")
         numbers = (independent, threshold, above, calibrated, thresholded)
-        if not all(math.isfinite(x) and x >= 0 for x in numbers) or independent < 1 or above > 1:
+        if not all(math.isfinite(x) and x >= 0 for x in numbers) or independent < 1:
             raise MalformedSketch("a performance record's numbers are out of range")
+        if max(above, calibrated, thresholded) > 1:
+            raise MalformedSketch("a performance record's shares and errors are at most 1")
         labels = LabelSketch.from_bytes(reader.blob(MAX_LABEL_BYTES))
         by_class = reader.unsigned(streams * groups * CELLS).reshape(streams, groups, CELLS)
         right = reader.unsigned(groups)

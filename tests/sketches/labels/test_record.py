@@ -60,6 +60,14 @@ def test_counts_that_contradict_each_other_are_refused():
         PerformanceRecord.from_bytes(data[:4] + zlib.compress(zlib.decompress(data[4:])[:-3]))
 
 
+@pytest.mark.parametrize("field", ["calibrated_error", "threshold_above"])
+@pytest.mark.parametrize("value", [1e200, float("nan"), -0.5])
+def test_shares_and_errors_that_are_none_are_refused(field, value):
+    broken = PerformanceRecord(**{**RECORD.__dict__, field: value})
+    with pytest.raises(MalformedSketch, match=r"at most 1|out of range"):
+        PerformanceRecord.from_bytes(broken.to_bytes())
+
+
 def test_rows_without_label_or_answer_are_left_out():
     truth, values = worlds.rows(np.random.default_rng(1), 600)
     truth[:100] = -1

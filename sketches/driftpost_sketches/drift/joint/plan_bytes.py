@@ -71,9 +71,10 @@ def decode(data: bytes, tracked: int) -> JointPlan:
     features = Features(carriers, directions, weights)
     each = (count, 2, len(SIZES))
     shapes = ((count,),) * 4 + (each, each, (white, count), (white,), (carriers.count,) * 2, (2,))
-    arrays = [
-        _array(reader, kind, shape).astype(np.float64) for kind, shape in zip(_KINDS, shapes, strict=True)
-    ]
+    with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is cast; it is refused below
+        arrays = [
+            _array(reader, kind, shape).astype(np.float64) for kind, shape in zip(_KINDS, shapes, strict=True)
+        ]
     _, spread, tau, independent, charge, caution, whitening, slow, coupling, temper = arrays
     reader.finish()
     if (np.diff(places) <= 0).any() or places[-1] >= tracked:
