@@ -50,7 +50,9 @@ class DriftDetector:
         self._joint = None
         ordinary = log_threshold
         if calibration.joint is not None:
-            self._joint = JointWatch(calibration.joint, self._names, log_threshold)
+            self._joint = JointWatch(
+                calibration.joint, self._names, log_threshold, calibration.smallest_effect.tolist()
+            )
             ordinary = ordinary_threshold(log_threshold)
         self._monitor = Monitor(reference, bets, ordinary)
         width = self._monitor.log_r.shape[1]

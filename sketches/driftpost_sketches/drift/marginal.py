@@ -85,7 +85,12 @@ class MarginalDetector:
         self._joint = None
         ordinary = log_threshold
         if joint is not None:
-            self._joint = JointWatch(joint, [s.name for s in streams], log_threshold)
+            self._joint = JointWatch(
+                joint,
+                [s.name for s in streams],
+                log_threshold,
+                [_effect(smallest_effect, s.name) for s in streams],
+            )
             ordinary = ordinary_threshold(log_threshold)
         self._monitor = Monitor(reference, bets, ordinary)
         self._tables = np.zeros((len(bets), CELLS, self._monitor.log_r.shape[1]))

@@ -26,14 +26,16 @@ class JointEvidence:
     Args:
         plan: of the bundle.
         log_threshold: what an alarm takes; a short reference is charged more for a stricter budget.
+        smallest: change of a feature's mean that is a trifle, its standard deviations.
     """
 
-    def __init__(self, plan: JointPlan, log_threshold: float) -> None:
+    def __init__(self, plan: JointPlan, log_threshold: float, smallest: float = SMALLEST) -> None:
         self.plan = plan
-        margins = [Margins(SMALLEST, float(n)) for n in plan.independent]
+        smallest = max(smallest, SMALLEST)
+        margins = [Margins(smallest, float(n)) for n in plan.independent]
         # Two directions a feature, where a stream has eight.
         errors = np.array([errors_needed(m, log_threshold, max(plan.count // 4, 1)) for m in margins])
-        gate = SMALLEST + errors / np.sqrt(plan.independent)
+        gate = smallest + errors / np.sqrt(plan.independent)
         size = np.array(SIZES)[None, None, :] / plan.tau[:, None, None] * np.array([1.0, -1.0])[None, :, None]
         # float64[K, K * 2 * SIZES]: one product gives every feature's every tilt.
         slope = plan.caution * size
@@ -43,7 +45,7 @@ class JointEvidence:
         self._cost = (plan.caution * (plan.charge + np.abs(size) * gate[:, None, None])).ravel()
         whole = plan.whitening**2
         independent = whole @ plan.independent / whole.sum(axis=1)
-        self._error = 1.0 / independent + SMALLEST**2 / len(whole)
+        self._error = 1.0 / independent + smallest**2 / len(whole)
 
     def standardise(self, sums: Floats, rows: Floats) -> Floats:
         """float64[starts, K]: sums of standardised features."""

@@ -65,18 +65,23 @@ class JointWatch:
         plan: of the bundle.
         names: of all tracked streams.
         log_threshold: of the whole detector; this test takes `SHARE` of its budget.
+        smallest: smallest change worth knowing of each tracked stream, standard deviations; the median of
+            those that take part counts for every joint feature.
     """
 
-    def __init__(self, plan: JointPlan, names: Sequence[str], log_threshold: float) -> None:
+    def __init__(
+        self, plan: JointPlan, names: Sequence[str], log_threshold: float, smallest: Sequence[float]
+    ) -> None:
         self._plan = plan
         self._names = tuple(names)
         self._threshold = log_threshold - math.log(SHARE)
-        self._evidence = JointEvidence(plan, self._threshold)
+        trifle = float(np.median(np.asarray(smallest)[plan.features.carriers.streams]))
+        self._evidence = JointEvidence(plan, self._threshold, trifle)
         self._starts = Starts(plan.count)
         self._windows = 0
         self._held: _Held | None = None
         self._log_e = -math.inf
-        digest = hashlib.sha256(plan.to_bytes() + repr(log_threshold).encode())
+        digest = hashlib.sha256(plan.to_bytes() + repr((log_threshold, trifle)).encode())
         self._id = digest.digest()[:16]
 
     @property
