@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support import expected_conditions
+from selenium.webdriver.support.wait import WebDriverWait
 from sqlalchemy import Engine
 
 from busy_fleet import BUNDLE, IMPOSSIBLE
@@ -282,8 +285,13 @@ def test_pages_work_without_scripts(browser: Browser, engine: Engine) -> None:
     try:
         browser.visit("/incidents/inc-2")
         browser.driver.find_element(By.CSS_SELECTOR, "button[value=resolve]").click()
-        text = browser.driver.find_element(By.ID, "cause").text
-        assert "resolved" in text
-        assert "UTC" in text
+        # The next page comes in its own time: until then the old one, or neither, is there.
+        wait = WebDriverWait(
+            browser.driver,
+            PATIENCE_S,
+            ignored_exceptions=(NoSuchElementException, StaleElementReferenceException),
+        )
+        wait.until(expected_conditions.text_to_be_present_in_element((By.ID, "cause"), "resolved"))
+        assert "UTC" in browser.driver.find_element(By.ID, "cause").text
     finally:
         browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
