@@ -190,8 +190,7 @@ def _early(incident: Incident, of_cohort: Sequence[Incident]) -> bool:
 
 def is_stuck(incident: Incident) -> bool:
     """Whether an incident says that the sensor repeats itself."""
-    # A picture that freezes while a value lies at the end of its range looks saturated in its first window.
-    return incident.kind == "sensor_fault" and incident.detail in {"stuck", "frozen", "saturated"}
+    return incident.kind == "sensor_fault" and incident.detail in {"stuck", "frozen"}
 
 
 def checks(facts: Facts) -> list[Check]:
