@@ -78,7 +78,7 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         return _categories(reference, t, family, now)
     if reference.persistence and repeats > MORE_REPEATS:
         still = explain_repeats(reference, t, now)
-        if still.kind == "stuck":
+        if still.kind == "stuck" or (still.kind == "saturated" and _unbroken(reference, t, now)):
             return _sticking(stream.name, repeats, now)
         if still.kind == "saturated" and still.gathered >= PILED_UP:
             side = "upper" if still.side == "up" else "lower"
@@ -172,6 +172,20 @@ def _one_run(reference: Reference, t: int, now: Measured) -> bool:
     once, coming = float(before @ before), float(now.shares @ now.shares)
     lasting = max(float(reference.repeats[t]) - once, 0.0) / max(1.0 - once, 1e-9)
     return now.repeats > (1.0 + coming + lasting * (1.0 - coming)) / 2
+
+
+def _unbroken(reference: Reference, t: int, now: Measured) -> bool:
+    """Whether a number's exact repeats are as many as one run of one value gives.
+
+    At a limit rows come and go: a share s of them there repeats s * s of all rows by chance, and more where
+    neighbours are alike. Cells alone can not tell a limit beyond which nearly everything lies from a value
+    that froze there.
+    """
+    if now.stays < ONE_CELL * now.repeats:
+        return False
+    piled = float((now.shares - reference.shares[t])[:ABSENT].max())
+    coming = piled * (piled + (1.0 - piled) * max(float(reference.lag[t]), 0.0) ** 3)
+    return now.repeats > (coming + piled) / 2
 
 
 def _side(value: float) -> str:
