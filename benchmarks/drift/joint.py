@@ -15,7 +15,7 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 from benchmarks.drift.changes import WARM_UP_ROWS
-from benchmarks.drift.product import WINDOW_ROWS, detector_for, windows
+from benchmarks.drift.product import BUDGETS, WINDOW_ROWS, detector_for, windows
 from benchmarks.drift.streams import DAY_ROWS, SOURCES, STREAMS_PER_DEVICE, generator
 
 from driftpost_sketches.accumulator import WindowAccumulator
@@ -27,6 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 Metric = Callable[[str, float, str], None]
 
 JOINT_SOURCES = ("iid", "ar5", "ar9")
+NULL_SOURCES = (*JOINT_SOURCES, "garch")  # the last: common factors that swing wider for a while
 FACTORS = 4
 LOADING = 0.75  # standard deviations of a stream that the factors explain
 STRICT = 1  # false alarms per 1,000 device-days
@@ -147,6 +148,78 @@ def measure(seed: int, source: str, device: int, days: int, trials: int) -> Meas
             over = np.flatnonzero(peer.statistics(values[WARM_UP_ROWS:]) > limits[name])
             delays[name].append(float((over[0] + 1) * PEER_ROWS) if len(over) else math.inf)
     return Measured((joint, every), delays, single)
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """One device while nothing changes.
+
+    Attributes:
+        joint: joint alarms by budget.
+        every: all alarms by budget.
+        watched: whether the reference could carry a joint test at all.
+    """
+
+    joint: dict[int, int]
+    every: dict[int, int]
+    watched: bool
+
+
+def quiet(seed: int, source: str, device: int, days: int) -> Quiet:
+    """Counts alarms of one device by budget, the laxest first.
+
+    A device that raised nothing at a budget raises nothing at a stricter one: more evidence is asked for
+    there, and the reference is charged at least as much.
+    """
+    streams = Streams(seed, source, device)
+    reference = streams.rows(SOURCES[source].reference_rows)
+    schema = Schema([fit_numeric(f"x{i}", column, Role.INPUT) for i, column in enumerate(reference.T)])
+    calibration = Calibration.fit(schema, reference, joint=True)
+    values = streams.rows(days * DAY_ROWS)
+    joint, every = dict.fromkeys(BUDGETS, 0), dict.fromkeys(BUDGETS, 0)
+    features = None if calibration.joint is None else calibration.joint.features
+    for budget in BUDGETS:
+        detector = detector_for(calibration, budget)
+        for window, transitions in windows(WindowAccumulator(schema, features), values):
+            raised = [a.kind for a in detector.step(transitions, window) if a.state == "raised"]
+            joint[budget] += raised.count("joint")
+            every[budget] += len(raised)
+        if not every[budget]:
+            break
+    return Quiet(joint, every, calibration.joint is not None)
+
+
+def false_alarms(seed: int, devices: int, days: int, *, pool: Executor, metric: Metric) -> str:
+    """Counts joint alarms while nothing changes; returns a Markdown table.
+
+    Args:
+        seed: of the run.
+        devices: of each kind of streams.
+        days: device-days of each device, watched without a break.
+        pool: runs devices beside each other.
+        metric: is told name, value and unit of each result.
+    """
+    lines = [
+        f"| streams | joint test on | joint alarms at {' / '.join(f'{b:,}' for b in BUDGETS)} | all alarms |",
+        "| --- | --- | --- | --- |",
+    ]
+    for source in NULL_SOURCES:
+        found = list(pool.map(quiet, repeat(seed), repeat(source), range(devices), repeat(days)))
+        joint, every = (
+            {b: sum(counts[b] for counts in side) for b in BUDGETS}
+            for side in ([one.joint for one in found], [one.every for one in found])
+        )
+        for b in BUDGETS:
+            scale = 1000 / (devices * days)
+            metric(f"fa.{source}.joint.{b}", scale * joint[b], "joint alarms per 1,000 device-days")
+            metric(f"fa.{source}.with_joint.{b}", scale * every[b], "alarms per 1,000 device-days")
+        on = sum(one.watched for one in found)
+        words = f"common factors, {SOURCES[source].words}"
+        lines.append(
+            f"| {words} | {on} of {devices} devices | {' / '.join(str(joint[b]) for b in BUDGETS)} | "
+            f"{' / '.join(str(every[b]) for b in BUDGETS)} |"
+        )
+    return "\n".join(lines)
 
 
 def compare(seed: int, devices: int, days: int, trials: int, *, pool: Executor, metric: Metric) -> str:

@@ -25,7 +25,7 @@ STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
 # In the comparison everyone is tuned to one false alarm a device-day at most: few days suffice to measure it.
 COMPARED = tuple(round(100_000 / 1.2**k) for k in range(30))
 PEER_SOURCES = ("iid", "ar5", "ar9")
-PARTS = ("null", "delay", "joint", "class_prior", "peers", "cost")
+PARTS = ("null", "delay", "joint", "joint_null", "class_prior", "peers", "cost")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,15 @@ class Benchmark:
         print(
             "\nOne of thirty streams turns round: delay in rows, median / 90th percentile of "
             f"{devices * trials} changes\n"
+        )
+        print(words)
+
+    def joint_null(self) -> None:
+        """Counts alarms on streams that hang together, while nothing changes."""
+        devices = max(2, 3 * self.size.devices // 10)
+        words = joint.false_alarms(self.seed, devices, self.size.days, pool=self._pool, metric=self._metric)
+        print(
+            f"\nAlarms on thirty streams with common factors, {devices * self.size.days} device-days each\n"
         )
         print(words)
 
@@ -205,6 +214,8 @@ def main(
             benchmark.class_priors([source for source in sources if source in class_prior.STAYING])
         if "joint" in parts:
             benchmark.joint()
+        if "joint_null" in parts:
+            benchmark.joint_null()
         if "cost" in parts:
             benchmark.cost()
         if "peers" in parts and peers_python is not None:
