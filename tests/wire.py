@@ -17,7 +17,8 @@ from driftpost_sync.host_link import HostLink
 from driftpost_sync.link import Link
 from driftpost_sync.messages import Ack, Command, Envelope, Presence, ranges_of
 from driftpost_sync.mqtt_settings import MqttSettings
-from driftpost_sync.outbox import Outbox, create_tables
+from driftpost_sync.outbox import Outbox
+from driftpost_sync.outbox_schema import create_tables
 from driftpost_sync.topics import Identity, parse
 
 CLOCK = SystemClock(trust_wall=True)

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from driftpost_sync import outbox
+from driftpost_sync import outbox_schema
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -33,7 +33,7 @@ order by f.id desc
 
 def m0001_outbox(db: Database) -> None:
     """Messages, their ledger and quarantine: the outbox's own tables."""
-    outbox.create_tables(db.conn)
+    outbox_schema.create_tables(db.conn)
 
 
 def m0002_agent_tables(db: Database) -> None:

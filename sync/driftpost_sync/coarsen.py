@@ -19,7 +19,8 @@ from driftpost_sketches.errors import IncompatibleSketch, SketchError
 from driftpost_sketches.window import Window
 from driftpost_sync.errors import MalformedMessage, MessageTooLarge
 from driftpost_sync.messages import WindowBody
-from driftpost_sync.outbox import Outbox, OutboxRow, row_crc
+from driftpost_sync.outbox import Outbox
+from driftpost_sync.outbox_row import OutboxRow, row_crc
 
 # Merging stops this far below the budget, so that it does not begin anew with every window.
 LEAVE_FREE = 0.125

@@ -14,7 +14,7 @@ from enum import Enum
 
 from driftpost_sync.backoff import Backoff, RandomFraction
 from driftpost_sync.messages import Range
-from driftpost_sync.outbox import Batch
+from driftpost_sync.outbox_row import Batch
 
 # Messages under way at most; brokers commonly grant 20, some clouds 16.
 MAX_FLIGHTS = 16

@@ -36,7 +36,8 @@ from driftpost_sync.errors import MalformedMessage, SyncError
 from driftpost_sync.line import TWIN_WAIT_MS, Line
 from driftpost_sync.messages import Ack, Command, Envelope, HostPresence, Item, Presence, decode_down
 from driftpost_sync.mqtt_settings import MqttSettings
-from driftpost_sync.outbox import Batch, Outbox
+from driftpost_sync.outbox import Outbox
+from driftpost_sync.outbox_row import Batch
 from driftpost_sync.topics import Identity
 
 log = logging.getLogger(__name__)

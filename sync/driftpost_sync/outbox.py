@@ -3,12 +3,10 @@
 Rules that hold whatever happens:
 
 - A body is stored once. The same row is what waits, what is sent and, once acknowledged, local history.
-- `recorded = acked + pending + quarantined`, in windows and in rows, per incarnation. Recorded, acked and
-  quarantined are counters that move in the same transaction as the rows; pending is counted from the rows,
-  so that the equation is a check and not a definition.
+- The accounts balance (`accounts.py`): counters move in the same transaction as the rows.
 - Nothing is deleted but acknowledged rows, and those only by `prune`; accounts that a newer one replaces; and
   windows whose content lives on in a coarser one (`coarsen.py`). A row that can not be read is quarantined
-  where it lies.
+  where it lies (`quarantine.py`).
 - The caller owns the connection, its lock and its transactions; nothing here commits.
 
 The order of sending is chosen for a person who looks at the dashboard after an outage: descriptions first
@@ -24,121 +22,18 @@ If power fails in between, a message is sent once more and the aggregator knows 
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from driftpost_sync.errors import MalformedMessage, MessageTooLarge, OutboxError
-from driftpost_sync.messages import (
-    KINDS,
-    MAX_BODY_BYTES,
-    MAX_ITEMS,
-    Kind,
-    LedgerBody,
-    Range,
-    Tally,
-    printable,
-)
+from driftpost_sync.messages import KINDS, MAX_BODY_BYTES, MAX_ITEMS, Kind, LedgerBody, Range
+from driftpost_sync.outbox_row import ENVELOPE_BYTES, ITEM_BYTES, Batch, OutboxRow, row_crc
+from driftpost_sync.quarantine import Quarantine
 
-# Envelope fields with the longest names and largest numbers, and one item's framing (see Envelope.to_bytes).
-ENVELOPE_BYTES = 128
-ITEM_BYTES = 24
-# Incarnations listed one by one; older ones without pending rows are folded into one line of totals.
-KEEP_INCARNATIONS = 64
 # Acknowledgements held back for the next put at most; a drain writes them in lots of this size.
 MAX_UNWRITTEN = 256
 _IDS_IN_STATEMENT = 256
-# The line of totals; real incarnations start at 1 << 32.
-_FOLDED = 0
-
-SCHEMA: tuple[str, ...] = (
-    """
-    CREATE TABLE incarnations (
-        incarnation INTEGER PRIMARY KEY,      -- start counter << 32 | random bits; 0 sums up older ones
-        first_id INTEGER NOT NULL,            -- messages.id of its seq 1
-        last_seq INTEGER NOT NULL DEFAULT 0,
-        boot TEXT NOT NULL DEFAULT '',        -- kernel's boot id: where it is equal, mono compares
-        started_mono INTEGER NOT NULL,        -- ms since boot
-        started_wall INTEGER,                 -- Unix ms, NULL where the clock was not known to be good
-        recorded_windows INTEGER NOT NULL DEFAULT 0,
-        recorded_rows INTEGER NOT NULL DEFAULT 0,
-        acked_windows INTEGER NOT NULL DEFAULT 0,
-        acked_rows INTEGER NOT NULL DEFAULT 0,
-        quarantined_windows INTEGER NOT NULL DEFAULT 0,
-        quarantined_rows INTEGER NOT NULL DEFAULT 0,
-        merged_windows INTEGER NOT NULL DEFAULT 0,
-        merged_rows INTEGER NOT NULL DEFAULT 0,
-        lost_rows_at_start INTEGER NOT NULL DEFAULT 0
-    )
-    """,
-    """
-    CREATE TABLE messages (
-        id INTEGER PRIMARY KEY,               -- incarnations.first_id + seq - 1: the order of recording
-        incarnation INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
-        status INTEGER NOT NULL DEFAULT 0,    -- as in `state`; a number, so that changing it moves no bytes
-        sent INTEGER NOT NULL DEFAULT 0,      -- 1: may have left this device, so its body must not change
-        kind TEXT NOT NULL,                   -- window, finding, describe, ledger
-        windows INTEGER NOT NULL DEFAULT 0,   -- base windows in it
-        rows INTEGER NOT NULL DEFAULT 0,      -- inferences in it
-        coarse INTEGER NOT NULL DEFAULT 0,    -- 1: made of several windows that waited
-        mono INTEGER NOT NULL,                -- ms since boot, when recorded
-        wall INTEGER,                         -- Unix ms, NULL where the clock was not known to be good
-        crc INTEGER NOT NULL,                 -- CRC-32 of fields (see row_crc) and body
-        body BLOB NOT NULL,                   -- msgpack, see docs/protocol.md
-        state TEXT GENERATED ALWAYS AS (
-            CASE status WHEN 0 THEN 'pending' WHEN 1 THEN 'acked' ELSE 'quarantined' END
-        ) VIRTUAL
-    )
-    """,
-    "CREATE INDEX messages_pending ON messages (kind) WHERE status = 0",
-    """
-    CREATE TABLE absorbed (
-        id INTEGER NOT NULL,                  -- messages.id of a coarse window
-        incarnation INTEGER NOT NULL,         -- an earlier one than the message's own
-        windows INTEGER NOT NULL,             -- how much of the message that one recorded
-        rows INTEGER NOT NULL,
-        PRIMARY KEY (id, incarnation)
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE VIEW shares AS                     -- of every message: who recorded how much of it
-    SELECT id, incarnation, status,
-           windows - coalesce((SELECT sum(a.windows) FROM absorbed AS a WHERE a.id = m.id), 0) AS windows,
-           rows - coalesce((SELECT sum(a.rows) FROM absorbed AS a WHERE a.id = m.id), 0) AS rows
-    FROM messages AS m
-    UNION ALL
-    SELECT a.id, a.incarnation, m.status, a.windows, a.rows
-    FROM absorbed AS a JOIN messages AS m ON m.id = a.id
-    """,
-    """
-    CREATE TABLE quarantine (
-        id INTEGER PRIMARY KEY,               -- messages.id
-        reason TEXT NOT NULL,
-        mono INTEGER NOT NULL                 -- ms since boot, when it was quarantined
-    )
-    """,
-    """
-    CREATE VIEW ledger AS
-    SELECT printf('%d.%08x', incarnation >> 32, incarnation & 0xffffffff) AS incarnation,
-           recorded_windows, acked_windows, coalesce(pending_windows, 0) AS pending_windows,
-           quarantined_windows, merged_windows,
-           recorded_rows, acked_rows, coalesce(pending_rows, 0) AS pending_rows, quarantined_rows,
-           lost_rows_at_start
-    FROM incarnations LEFT JOIN (
-        SELECT incarnation AS of_incarnation, sum(windows) AS pending_windows, sum(rows) AS pending_rows
-        FROM shares WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)
-        GROUP BY incarnation
-    ) ON of_incarnation = incarnation
-    """,
-)
-
-
-def create_tables(connection: sqlite3.Connection) -> None:
-    """Create the outbox's tables; a migration of the store that holds them calls this once."""
-    for statement in SCHEMA:
-        connection.execute(statement)
 
 
 class RandomBits(Protocol):
@@ -146,40 +41,6 @@ class RandomBits(Protocol):
 
     def getrandbits(self, k: int, /) -> int:
         """`k` random bits."""
-
-
-@dataclass(frozen=True)
-class OutboxRow:
-    """A row taken for sending. `id` names it to `next_batch(exclude=...)`."""
-
-    id: int
-    incarnation: int
-    seq: int
-    kind: str
-    windows: int
-    rows: int
-    mono: int
-    wall: int | None
-    body: bytes
-
-    @property
-    def wire_bytes(self) -> int:
-        """Most that it takes in an envelope."""
-        return len(self.body) + ITEM_BYTES
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows that go into one envelope: of one incarnation, all historical or none."""
-
-    incarnation: int
-    historical: bool
-    rows: tuple[OutboxRow, ...]
-
-    @property
-    def wire_bytes(self) -> int:
-        """Most that the envelope takes."""
-        return ENVELOPE_BYTES + sum(row.wire_bytes for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -200,14 +61,12 @@ class _Meta:
     sent: int
 
 
-class Outbox:
+class Outbox(Quarantine):
     """Use `Outbox.open`; the tables must exist (`create_tables`)."""
 
     def __init__(self, connection: sqlite3.Connection, incarnation: int, first_id: int, boot: str) -> None:
-        self._db = connection
-        self.incarnation = incarnation
+        super().__init__(connection, incarnation, boot)
         self._first_id = first_id
-        self._boot = boot
         self._settling: set[int] = set()
         self.live = False
         """Set by the link while it can send: rows put then count as sent at once, which saves a write."""
@@ -417,26 +276,6 @@ class Outbox:
                 if len(found) < 256:
                     break
 
-    def read(self, row_id: int, now: int) -> OutboxRow | None:
-        """The row, or None after quarantining it because it is damaged."""
-        try:
-            values = self._db.execute(
-                "SELECT id, incarnation, seq, kind, windows, rows, mono, wall, body, crc"
-                " FROM messages WHERE id = ?",
-                (row_id,),
-            ).fetchone()
-        except sqlite3.OperationalError:
-            raise  # busy or full: the row is not at fault
-        except sqlite3.DatabaseError as error:
-            self._quarantine_damaged(row_id, f"unreadable: {error}", now)
-            return None
-        *fields, crc = values
-        row = OutboxRow(*fields)
-        if not isinstance(row.body, bytes) or row_crc(row) != crc:
-            self._quarantine_damaged(row_id, "checksum does not match", now)
-            return None
-        return row
-
     # Settling
 
     def acknowledge(self, incarnation: int, ranges: Sequence[Range]) -> int:
@@ -494,72 +333,7 @@ class Outbox:
                 sums,
             )
 
-    def quarantine(self, incarnation: int, seq: int, reason: str, *, now: int) -> bool:
-        """Set a pending message aside, with its reason; it stays in the store for a person to look at.
-
-        Returns:
-            Whether there was such a pending message.
-        """
-        known = self._span(incarnation)
-        if known is None or not 1 <= seq <= known[1]:
-            return False
-        self.settle()
-        row_id = known[0] + seq - 1
-        found = self._db.execute(
-            "SELECT windows, rows, incarnation FROM shares WHERE id = ? AND status = 0"
-            " AND id NOT IN (SELECT id FROM quarantine)",
-            (row_id,),
-        ).fetchall()
-        if not found:
-            return False
-        self._note(row_id, reason, now)
-        self._db.execute("UPDATE messages SET status = 2 WHERE id = ?", (row_id,))
-        self._db.executemany(
-            "UPDATE incarnations SET quarantined_windows = quarantined_windows + ?,"
-            " quarantined_rows = quarantined_rows + ? WHERE incarnation = ?",
-            found,
-        )
-        return True
-
-    def _quarantine_damaged(self, row_id: int, reason: str, now: int) -> None:
-        """Set aside a row whose own columns can not be believed."""
-        self._note(row_id, reason, now)
-        try:
-            self._db.execute("UPDATE messages SET status = 2 WHERE id = ?", (row_id,))
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            # The row can not even be rewritten; its entry in `quarantine` alone keeps it out of the way.
-            pass
-        concerned = self._db.execute(
-            "SELECT max(incarnation) FROM incarnations WHERE first_id <= ?1 AND incarnation > 0"
-            " UNION SELECT incarnation FROM absorbed WHERE id = ?1",
-            (row_id,),
-        ).fetchall()
-        for (incarnation,) in concerned:
-            # The counters know how much is missing from what can still be read: that much was in this row.
-            pending = self._pending_tally(incarnation)
-            self._db.execute(
-                "UPDATE incarnations SET quarantined_windows = recorded_windows - acked_windows - ?,"
-                " quarantined_rows = recorded_rows - acked_rows - ? WHERE incarnation = ?",
-                (pending.windows, pending.rows, incarnation),
-            )
-
-    def _note(self, row_id: int, reason: str, now: int) -> None:
-        self._db.execute(
-            "INSERT OR IGNORE INTO quarantine (id, reason, mono) VALUES (?, ?, ?)",
-            (row_id, printable(reason), now),
-        )
-
-    def _span(self, incarnation: int) -> tuple[int, int] | None:
-        if not _FOLDED < incarnation < 1 << 63:
-            return None
-        found = self._db.execute(
-            "SELECT first_id, last_seq FROM incarnations WHERE incarnation = ?", (incarnation,)
-        ).fetchone()
-        return None if found is None else (int(found[0]), int(found[1]))
-
-    # Accounts
+    # Room
 
     def pending(self) -> Pending:
         """How much waits."""
@@ -569,89 +343,6 @@ class Outbox:
             " WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)"
         ).fetchone()
         return Pending(int(messages), int(size))
-
-    def ledger(self, incarnation: int | None = None) -> LedgerBody:
-        """The account of one incarnation, the running one by default.
-
-        Raises:
-            OutboxError: there never was such an incarnation, or it was folded into the totals.
-        """
-        wanted = self.incarnation if incarnation is None else incarnation
-        found = self._accounts("WHERE incarnation = ?", (wanted,))
-        if not found:
-            raise OutboxError(f"incarnation {wanted} is not on record")
-        return found[0]
-
-    def ledgers(self) -> tuple[LedgerBody, ...]:
-        """The accounts of all incarnations on record, newest first; not what is folded into the totals."""
-        return self._accounts("WHERE incarnation > ? ORDER BY incarnation DESC", (_FOLDED,))
-
-    def total(self) -> LedgerBody:
-        """Everything this store ever recorded, under the running incarnation's number."""
-        accounts = self._accounts("WHERE incarnation >= ?", (_FOLDED,))
-        return LedgerBody(
-            incarnation=self.incarnation,
-            recorded=sum((one.recorded for one in accounts), Tally()),
-            acked=sum((one.acked for one in accounts), Tally()),
-            pending=sum((one.pending for one in accounts), Tally()),
-            quarantined=sum((one.quarantined for one in accounts), Tally()),
-            merged=sum((one.merged for one in accounts), Tally()),
-            lost_rows_at_start=sum(one.lost_rows_at_start for one in accounts),
-        )
-
-    def _accounts(self, where: str, values: tuple[int, ...]) -> tuple[LedgerBody, ...]:
-        self.settle()
-        found = self._db.execute(
-            "SELECT incarnation, recorded_windows, recorded_rows, acked_windows, acked_rows,"
-            " quarantined_windows, quarantined_rows, merged_windows, merged_rows, lost_rows_at_start"
-            f" FROM incarnations {where}",
-            values,
-        ).fetchall()
-        return tuple(
-            LedgerBody(
-                incarnation=one[0],
-                recorded=Tally(one[1], one[2]),
-                acked=Tally(one[3], one[4]),
-                pending=self._pending_tally(one[0]),
-                quarantined=Tally(one[5], one[6]),
-                merged=Tally(one[7], one[8]),
-                lost_rows_at_start=one[9],
-            )
-            for one in found
-        )
-
-    def _pending_tally(self, incarnation: int) -> Tally:
-        own = self._db.execute(
-            "SELECT coalesce(sum(windows), 0), coalesce(sum(rows), 0)"
-            " FROM messages INDEXED BY messages_pending WHERE status = 0 AND incarnation = ?"
-            " AND id NOT IN (SELECT id FROM quarantine)",
-            (incarnation,),
-        ).fetchone()
-        # What its messages carry for others is theirs, and what others' messages carry for it is its own.
-        moved = self._db.execute(
-            "SELECT coalesce(sum(CASE WHEN a.incarnation = ?1 THEN a.windows ELSE -a.windows END), 0),"
-            " coalesce(sum(CASE WHEN a.incarnation = ?1 THEN a.rows ELSE -a.rows END), 0)"
-            " FROM absorbed AS a JOIN messages AS m ON m.id = a.id"
-            " WHERE m.status = 0 AND (a.incarnation = ?1 OR m.incarnation = ?1)"
-            " AND a.id NOT IN (SELECT id FROM quarantine)",
-            (incarnation,),
-        ).fetchone()
-        return Tally(int(own[0] + moved[0]), int(own[1] + moved[1]))
-
-    def comparable(self, incarnation: int) -> bool:
-        """Whether monotonic times of `incarnation` were taken in the boot that is running now."""
-        if incarnation == self.incarnation:
-            return True
-        found = self._db.execute(
-            "SELECT boot FROM incarnations WHERE incarnation = ?", (incarnation,)
-        ).fetchone()
-        return found is not None and found[0] != "" and found[0] == self._boot
-
-    def is_own(self, incarnation: int) -> bool:
-        """Whether this store has (or had, as far as it remembers) that incarnation."""
-        return self._span(incarnation) is not None
-
-    # Room
 
     def prune(self, keep_bytes: int) -> int:
         """Delete the oldest acknowledged rows until the acknowledged bodies fit `keep_bytes`.
@@ -680,50 +371,3 @@ class Outbox:
             self._db.execute("DELETE FROM absorbed WHERE id NOT IN (SELECT id FROM messages)")
         self._fold()
         return deleted
-
-    def _fold(self) -> None:
-        """Sum up old incarnations of which no row is left, so that a restart loop can not grow the table."""
-        old = self._db.execute(
-            "SELECT incarnation FROM incarnations WHERE incarnation > ? ORDER BY incarnation DESC"
-            " LIMIT -1 OFFSET ?",
-            (_FOLDED, KEEP_INCARNATIONS),
-        ).fetchall()
-        for (incarnation,) in old:
-            span = self._span(incarnation)
-            assert span is not None
-            left = self._db.execute(
-                "SELECT EXISTS (SELECT 1 FROM messages WHERE id BETWEEN ? AND ?)"
-                " OR EXISTS (SELECT 1 FROM absorbed WHERE incarnation = ?)",
-                (span[0], span[0] + span[1] - 1, incarnation),
-            ).fetchone()[0]
-            if left:
-                continue
-            self._db.execute(
-                "INSERT OR IGNORE INTO incarnations (incarnation, first_id, started_mono) VALUES (?, 0, 0)",
-                (_FOLDED,),
-            )
-            sums = ", ".join(
-                f"{name} = {name} + (SELECT {name} FROM incarnations WHERE incarnation = ?1)"
-                for name in _COUNTERS
-            )
-            self._db.execute(f"UPDATE incarnations SET {sums} WHERE incarnation = {_FOLDED}", (incarnation,))
-            self._db.execute("DELETE FROM incarnations WHERE incarnation = ?", (incarnation,))
-
-
-_COUNTERS = (
-    "recorded_windows",
-    "recorded_rows",
-    "acked_windows",
-    "acked_rows",
-    "quarantined_windows",
-    "quarantined_rows",
-    "merged_windows",
-    "merged_rows",
-    "lost_rows_at_start",
-)
-
-
-def row_crc(row: OutboxRow) -> int:
-    """CRC-32 of what a row says of itself and of its body."""
-    head = f"{row.id},{row.incarnation},{row.seq},{row.kind},{row.windows},{row.rows},{row.mono},{row.wall}"
-    return zlib.crc32(row.body, zlib.crc32(head.encode()))

@@ -19,7 +19,8 @@ from driftpost_sketches.schema import Role, Schema
 from driftpost_sketches.window import Window
 from driftpost_sync.coarsen import LEAVE_FREE, coarsen
 from driftpost_sync.messages import LedgerBody, WindowBody
-from driftpost_sync.outbox import Outbox, create_tables
+from driftpost_sync.outbox import Outbox
+from driftpost_sync.outbox_schema import create_tables
 
 WINDOW_MS = 300_000
 BUDGET = 64 << 10

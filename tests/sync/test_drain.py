@@ -15,7 +15,7 @@ from driftpost_sync.drain import (
     Verdict,
     reason_text,
 )
-from driftpost_sync.outbox import Batch, OutboxRow
+from driftpost_sync.outbox_row import Batch, OutboxRow
 
 INCARNATION = 1 << 32
 

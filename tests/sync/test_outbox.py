@@ -9,9 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from driftpost_sync.accounts import KEEP_INCARNATIONS
 from driftpost_sync.errors import MessageTooLarge, OutboxError
 from driftpost_sync.messages import MAX_BODY_BYTES, Tally
-from driftpost_sync.outbox import KEEP_INCARNATIONS, MAX_UNWRITTEN, Outbox, create_tables
+from driftpost_sync.outbox import MAX_UNWRITTEN, Outbox
+from driftpost_sync.outbox_schema import create_tables
 
 
 @pytest.fixture
