@@ -1,0 +1,51 @@
+"""What came of delayed labels, with the state of the test on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from driftpost_agent.finding_log import FindingLog
+from driftpost_sync.messages import FindingBody, LabelsBody
+
+
+class LabelStore(FindingLog):
+    """Records labels in one transaction with what follows from them."""
+
+    def record_labels(
+        self, body: LabelsBody, *, findings: Sequence[FindingBody], state: bytes, standing: str
+    ) -> None:
+        """Record what came of some labels with the test's new state, in one transaction.
+
+        Args:
+            body: the labels' sketch; it stays at home where windows leave with noise, unless findings leave.
+            findings: raised or cleared by them.
+            state: of the bundle's test on labels, after them; empty without one.
+            standing: id of the finding that stands, "" for none.
+        """
+        packed = body.to_bytes()
+        with self.transaction() as db:
+            # Exact counts of rows, for which no budget pays.
+            if self.privacy is None or self.privacy.send_findings:
+                self.outbox.put("labels", packed, mono=body.mono_end, wall=body.wall_end)
+            for finding in findings:
+                self.record_finding(finding)
+            db.execute(
+                "insert into label_states (bundle, state, standing) values (?, ?, ?)"
+                " on conflict (bundle) do update set state = excluded.state, standing = excluded.standing",
+                (body.bundle, state, standing),
+            )
+
+    def label_state(self, bundle: str) -> tuple[bytes, str] | None:
+        """State of a bundle's test on labels and the finding that stands, None if it never ran here."""
+        with self.lock:
+            found = self._db.execute(
+                "select state, standing from label_states where bundle = ?", (bundle,)
+            ).fetchone()
+        return None if found is None or not found[0] else (bytes(found[0]), str(found[1]))
+
+    def clear_labels_finding(self, findings: Sequence[FindingBody], bundle: str) -> None:
+        """Record the finding on labels as cleared, and forget the test that raised it."""
+        with self.transaction() as db:
+            for finding in findings:
+                self.record_finding(finding)
+            db.execute("delete from label_states where bundle = ?", (bundle,))
