@@ -15,7 +15,7 @@ from driftpost_sync.clock import SystemClock
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.host_link import HostLink
 from driftpost_sync.link import Link
-from driftpost_sync.messages import Ack, Command, Envelope, Presence, ranges_of
+from driftpost_sync.messages import Ack, Command, Envelope, Presence, Request, ranges_of
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.outbox import Outbox
 from driftpost_sync.outbox_schema import create_tables
@@ -55,6 +55,7 @@ class Device:
         self.db.execute("COMMIT")
         self.exit = threading.Event()
         self.commands: list[Command] = []
+        self.requests: list[Request] = []
         self.wanted: list[str] = []
         self.presence = Presence(True, self.box.incarnation, "0.1.0", attributes={"site": "a"})
         self.link = Link(
@@ -63,6 +64,7 @@ class Device:
             self.outbox,
             lambda: self.presence,
             on_command=self.commands.append,
+            on_request=self.requests.append,
             on_wanted=self.wanted.append,
             clock=CLOCK,
             exit_event=self.exit,

@@ -14,7 +14,7 @@ from driftpost_agent.store import Store
 from driftpost_sync.clock import Clock, SystemClock
 from driftpost_sync.errors import SyncError
 from driftpost_sync.link import Link, LinkStatus
-from driftpost_sync.messages import Command, LedgerBody, Presence
+from driftpost_sync.messages import Command, LedgerBody, Presence, Request
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.topics import Identity
 
@@ -61,6 +61,7 @@ class Uplink:
             store.outbox_transaction,
             self._presence,
             on_command=self._command,
+            on_request=self._request,
             on_wanted=self._wanted,
             clock=clock,
             exit_event=exit_event,
@@ -187,3 +188,6 @@ class Uplink:
     def _command(self, command: Command) -> None:
         # Commands are carried out only once they can be verified against the owner's keys.
         log.warning("ignored a command", extra={"command": command.name, "id": command.id})
+
+    def _request(self, request: Request) -> None:
+        log.info("the aggregator asks for %r, which this version does not know", request.name)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from driftpost_aggregator.batch import Incoming, Reply
 from driftpost_sync.host_link import Delivery
-from driftpost_sync.messages import Ack, Command
+from driftpost_sync.messages import Ack
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Link(Protocol):
     def done(self, deliveries: Sequence[Delivery]) -> None:
         """Give it back."""
 
-    def answer(self, device: str, message: Ack | Command) -> bool:
+    def answer(self, device: str, message: Ack) -> bool:
         """Send a message to a device."""
 
 

@@ -28,7 +28,7 @@ from driftpost_sync.connection import (
 )
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.line import Line
-from driftpost_sync.messages import MAX_READ_BYTES, Ack, Command, HostPresence
+from driftpost_sync.messages import MAX_READ_BYTES, Ack, Command, HostPresence, Request
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.topics import Identity
 
@@ -197,7 +197,7 @@ class HostLink:
             self._open -= len(deliveries)
         self._line.waker.wake()
 
-    def answer(self, device: str, message: Ack | Command) -> bool:
+    def answer(self, device: str, message: Ack | Command | Request) -> bool:
         """Send a message to a device; from any thread.
 
         Returns:

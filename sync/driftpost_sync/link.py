@@ -34,7 +34,16 @@ from driftpost_sync.drain import (
 )
 from driftpost_sync.errors import MalformedMessage, SyncError
 from driftpost_sync.line import TWIN_WAIT_MS, Line
-from driftpost_sync.messages import Ack, Command, Envelope, HostPresence, Item, Presence, decode_down
+from driftpost_sync.messages import (
+    Ack,
+    Command,
+    Envelope,
+    HostPresence,
+    Item,
+    Presence,
+    Request,
+    decode_down,
+)
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.outbox import Outbox
 from driftpost_sync.outbox_row import Batch
@@ -111,6 +120,7 @@ class Link:
             connection needs.
         presence: the birth as it is now; the will is made of it.
         on_command: called in the link's thread with a command for this device, unverified.
+        on_request: called in the link's thread with a request of the aggregator, which may come again.
         on_wanted: called in the link's thread with what the aggregator asks to be sent again: "ledger",
             "describe", "describe:<bundle>". ("birth" the link answers by itself.)
         clock: for all times.
@@ -126,6 +136,7 @@ class Link:
         presence: Callable[[], Presence],
         *,
         on_command: Callable[[Command], None],
+        on_request: Callable[[Request], None],
         on_wanted: Callable[[str], None],
         clock: Clock,
         exit_event: threading.Event,
@@ -135,6 +146,7 @@ class Link:
         self._outbox = outbox
         self._presence = presence
         self._on_command = on_command
+        self._on_request = on_request
         self._on_wanted = on_wanted
         self._clock = clock
         self._exit = exit_event
@@ -388,11 +400,13 @@ class Link:
             self._malformed += 1
             log.warning("ignored a message on %s: %s", message.topic[:200], error)
 
-    def _down(self, message: Ack | Command | None, now: int) -> None:
+    def _down(self, message: Ack | Command | Request | None, now: int) -> None:
         if isinstance(message, Ack):
             self._ack(message, now)
         elif isinstance(message, Command):
             self._on_command(message)
+        elif isinstance(message, Request):
+            self._on_request(message)
 
     def _ack(self, ack: Ack, now: int) -> None:
         try:

@@ -427,6 +427,7 @@ def make_link(settings: MqttSettings, provider, exit_event=None) -> Link:
         provider,
         lambda: Presence(True, 1 << 32, "0.1.0"),
         on_command=lambda command: None,
+        on_request=lambda request: None,
         on_wanted=lambda wanted: None,
         clock=CLOCK,
         exit_event=exit_event or threading.Event(),
