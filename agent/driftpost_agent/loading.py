@@ -30,15 +30,40 @@ def trusted_keys(settings: Settings) -> list[PublicKey]:
 
 
 def loader(settings: Settings) -> Callable[[Bundle], Runtime]:
-    """Loads a bundle's model as configured: in a process of its own, or in this one."""
+    """Loads a bundle's model as configured: in a process of its own, or in this one.
+
+    Raises:
+        ConfigurationInvalid: CPUs are named for a model that shares the agent's process.
+    """
     threads = settings.integer("model.threads")
-    deadline_s = settings.number("model.deadline_seconds")
+    providers = settings.texts("model.providers")
+    cpus = settings.items_of("model.cpus", int)
+    isolated = settings.flag("model.isolated")
+    cache = settings.path("store.path").parent / "engines"
+    if cpus and not isolated:
+        raise ConfigurationInvalid(
+            "model.cpus",
+            "a model in the agent's own process can't have CPUs of its own",
+            "Leave model.isolated at true, or pin the whole agent with CPUAffinity= in its unit.",
+        )
 
     def start(bundle: Bundle) -> Runtime:
-        if settings.flag("model.isolated"):
+        # Made only where something is kept in it: TensorRT refuses a folder that is not there.
+        if "tensorrt" in providers:
+            cache.mkdir(parents=True, exist_ok=True)
+        if isolated:
             return IsolatedRuntime(
-                bundle.model_bytes, kind=bundle.model_kind, threads=threads, deadline_s=deadline_s
+                bundle.model_bytes,
+                kind=bundle.model_kind,
+                threads=threads,
+                providers=providers,
+                cpus=cpus,
+                cache=cache,
+                deadline_s=settings.number("model.deadline_seconds"),
+                start_deadline_s=settings.number("model.start_seconds"),
             )
-        return load_model(bundle.model_bytes, kind=bundle.model_kind, threads=threads)
+        return load_model(
+            bundle.model_bytes, kind=bundle.model_kind, threads=threads, providers=providers, cache=cache
+        )
 
     return start

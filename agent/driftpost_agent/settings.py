@@ -11,6 +11,7 @@ import re
 import socket
 from pathlib import Path
 
+from driftpost_models.providers import PREFERRED, PROVIDERS
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, SettingsTable
 
@@ -39,6 +40,31 @@ TABLE = SettingsTable(
             meaning="run bundles that nobody signed; for trials only, as a changed file goes unnoticed",
         ),
         Setting("model.threads", int, 1, meaning="threads that one inference may use", minimum=1, maximum=64),
+        Setting(
+            "model.cpus",
+            list[int],
+            [],
+            meaning="numbers of the CPUs that the model's process may run on; empty leaves it to the kernel",
+            minimum=0,
+            maximum=1023,
+        ),
+        Setting(
+            "model.providers",
+            list[str],
+            list(PREFERRED),
+            meaning="what may compute an ONNX model, the preferred first; what this board's onnxruntime does "
+            "not have is passed over, and the CPU is always the last",
+            choices=tuple(PROVIDERS),
+        ),
+        Setting(
+            "model.start_seconds",
+            float,
+            60.0,
+            "s",
+            "a model that takes longer to load is refused; TensorRT's first start takes minutes",
+            minimum=1,
+            maximum=3600,
+        ),
         Setting(
             "model.deadline_seconds",
             float,

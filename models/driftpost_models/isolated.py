@@ -41,6 +41,7 @@ from driftpost_models.frames import (
     views,
 )
 from driftpost_models.keeper import STOP_S, Child, Keeper
+from driftpost_models.providers import PREFERRED
 from driftpost_models.runtime import Array, Runtime, TensorSpec, check_inputs, load_model, read_model
 
 _KEPT_HEADERS = 64
@@ -68,6 +69,9 @@ class IsolatedRuntime:
         source: path of the model, or its bytes.
         kind: `onnx` or `tflite`; told from the content when None.
         threads: threads that one call may use in the child.
+        providers: what may compute an ONNX model, the preferred first.
+        cpus: numbers of the CPUs that the child may run on; empty leaves it to the kernel.
+        cache: folder for engines that an accelerator compiles.
         deadline_s: seconds that one call may take before the child counts as hung.
         start_deadline_s: seconds that starting Python and loading the model may take.
         clock: seconds, monotonic; counts the back-off.
@@ -82,6 +86,9 @@ class IsolatedRuntime:
         *,
         kind: str | None = None,
         threads: int = 1,
+        providers: Sequence[str] = PREFERRED,
+        cpus: Sequence[int] = (),
+        cache: Path | None = None,
         deadline_s: float = 10.0,
         start_deadline_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
@@ -89,7 +96,16 @@ class IsolatedRuntime:
         if not deadline_s > 0 or not start_deadline_s > 0:
             raise ValueError("deadlines must be above 0 seconds")
         self._content = read_model(source)
-        self._load_header = msgpack.packb({"op": "load", "kind": kind, "threads": threads})
+        self._load_header = msgpack.packb(
+            {
+                "op": "load",
+                "kind": kind,
+                "threads": threads,
+                "providers": list(providers),
+                "cpus": list(cpus),
+                "cache": None if cache is None else str(cache),
+            }
+        )
         self._deadline_s = deadline_s
         self._start_deadline_s = start_deadline_s
         self._clock = clock
@@ -111,7 +127,7 @@ class IsolatedRuntime:
                 facts = self._start()
             self.kind = str(facts["kind"])
             self.version = str(facts["version"])
-            self.provider = str(facts["provider"])
+            self._computes(facts)
             self.inputs = _specs(facts["inputs"])
             self.outputs = _specs(facts["outputs"])
         except RuntimeCrashed as crash:
@@ -130,6 +146,10 @@ class IsolatedRuntime:
             self.close()
             raise
         self._names = [spec.name for spec in self.inputs]
+
+    def _computes(self, facts: Mapping[str, object]) -> None:
+        self.provider = str(facts["provider"])
+        self.declined = str(facts.get("declined", ""))
 
     @property
     def alive(self) -> bool:
@@ -213,7 +233,8 @@ class IsolatedRuntime:
                 raise RuntimeBackingOff(wait)
             self.restarts += 1
             try:
-                self._start()
+                # An accelerator may have gone, or come back.
+                self._computes(self._start())
             except ModelRefused as error:
                 raise InferenceFailed(f"the model does not load again: {error}") from error
             child = self._child
@@ -303,6 +324,29 @@ def _die_with(parent: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
 
 
+def _load(order: Mapping[str, object], content: bytes) -> Runtime:
+    kind, cache = cast("str | None", order.get("kind")), cast("str | None", order.get("cache"))
+    cpus = cast("list[int]", order.get("cpus", []))
+    if cpus:
+        try:
+            # Before the runtime makes its threads, which inherit it; numpy has made its own by now.
+            for thread in Path("/proc/self/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cpus)
+        except OSError as error:
+            here = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+            raise ModelRefused(
+                f"The model can not run on the CPUs {cpus} ({error.strerror}).",
+                f"Set model.cpus to some of those that this process may use: {here}.",
+            ) from error
+    return load_model(
+        content,
+        kind=kind,
+        threads=cast("int", order.get("threads", 1)),
+        providers=cast("list[str]", order.get("providers", PREFERRED)),
+        cache=None if cache is None else Path(cache),
+    )
+
+
 def _serve(sock: socket.socket) -> None:
     runtime: Runtime | None = None
     layouts: dict[bytes, Layout] = {}
@@ -312,13 +356,8 @@ def _serve(sock: socket.socket) -> None:
         if layout is None:
             order = unpack_header(header)
             if order.get("op") == "load":
-                kind, threads = order.get("kind"), order.get("threads")
                 try:
-                    runtime = load_model(
-                        bytes(payload),
-                        kind=kind if isinstance(kind, str) else None,
-                        threads=threads if isinstance(threads, int) else 1,
-                    )
+                    runtime = _load(order, bytes(payload))
                 except ModelRefused as refused:
                     send_frame(sock, msgpack.packb({"refused": [refused.reason, refused.remedy]}), [], None)
                     continue
@@ -326,6 +365,7 @@ def _serve(sock: socket.socket) -> None:
                     "kind": runtime.kind,
                     "version": runtime.version,
                     "provider": runtime.provider,
+                    "declined": getattr(runtime, "declined", ""),
                     "inputs": [spec.to_dict() for spec in runtime.inputs],
                     "outputs": [spec.to_dict() for spec in runtime.outputs],
                 }

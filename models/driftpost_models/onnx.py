@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from driftpost_models.errors import InferenceFailed, ModelRefused
 from driftpost_models.onnx_graph import OnnxGraph, read_graph
+from driftpost_models.providers import PREFERRED, Attempt, attempts
 from driftpost_models.runtime import Array, TensorSpec, check_inputs
 
 _DTYPES = {
@@ -28,10 +30,12 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 
+# Characters of an accelerator's own words that are kept.
+_WHY_CHARS = 300
 _QUIET = 3  # ONNX Runtime's severity "error": its warnings about graph optimisation are not for our users.
 
-# Without the second entry ONNX Runtime prints to stdout and tries a broken model twice.
-_CPU_ONLY: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+# Without this ONNX Runtime prints to stdout and tries a broken model twice.
+_NO_FALLBACK: dict[str, Any] = {"enable_fallback": 0}
 
 
 def _refusal(message: str) -> ModelRefused:
@@ -67,11 +71,32 @@ def _external_data() -> ModelRefused:
 
 
 class OnnxRuntime:
-    """One model in an ONNX Runtime session on the CPU. Safe to call from several threads."""
+    """One model in an ONNX Runtime session. Safe to call from several threads.
+
+    Attributes:
+        provider: what computes; operators that it does not have run on the CPU.
+        declined: why an accelerator that this ONNX Runtime has is not used, "" if nothing was declined.
+
+    Args:
+        content: the model.
+        threads: threads that one call may use on the CPU.
+        providers: see `driftpost_models.providers`.
+        cache: folder for compiled engines.
+
+    Raises:
+        ModelRefused: it can not be loaded.
+    """
 
     kind = "onnx"
 
-    def __init__(self, content: bytes, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        threads: int = 1,
+        providers: Sequence[str] = PREFERRED,
+        cache: Path | None = None,
+    ) -> None:
         # Only sketches leave the device: since 1.29 ONNX Runtime reports models and machine to its maker.
         # It reads this once, when it is imported; turning it off by its API comes after the first report.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -99,21 +124,42 @@ class OnnxRuntime:
         options.log_severity_level = _QUIET
         # Waiting threads that spin heat a fanless board for nothing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = onnxruntime.InferenceSession(content, options, **_CPU_ONLY)
-            if any(not isinstance(d, int) for i in session.get_inputs() for d in i.shape):
-                # Plans and arenas are kept for every new input shape, for ever (onnxruntime#11118).
-                options.enable_mem_pattern = False
-                options.enable_cpu_mem_arena = False
-                session = onnxruntime.InferenceSession(content, options, **_CPU_ONLY)
-        except self._errors as error:
-            raise _refusal(str(error)) from error
+        self.declined = ""
+        tries = attempts(providers, onnxruntime.get_available_providers(), cache)
+        for number, attempt in enumerate(tries, 1):
+            try:
+                session = self._session_of(onnxruntime, content, options, attempt)
+            except self._errors as error:
+                if number == len(tries):
+                    raise _refusal(str(error)) from error
+                self._decline(attempt[0][0], str(error))
+                continue
+            break
+        if session.get_providers()[0] != attempt[0][0]:
+            # Some accelerators leave themselves out of the session instead of refusing it.
+            self._decline(
+                attempt[0][0], "it does not start here: is its driver installed and its device allowed?"
+            )
         self._session: Any = session
         self.version = f"onnxruntime {onnxruntime.__version__}"
         self.provider: str = session.get_providers()[0]
         self.inputs = tuple(_spec(arg, graph, "input") for arg in session.get_inputs())
         self.outputs = tuple(_spec(arg, graph, "output") for arg in session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+
+    def _decline(self, provider: str, why: str) -> None:
+        text = f"{provider}: {' '.join(why.split())[:_WHY_CHARS]}"
+        self.declined = f"{self.declined}; {text}" if self.declined else text
+
+    @staticmethod
+    def _session_of(onnxruntime: Any, content: bytes, options: Any, attempt: Attempt) -> Any:
+        session = onnxruntime.InferenceSession(content, options, providers=attempt, **_NO_FALLBACK)
+        if any(not isinstance(d, int) for i in session.get_inputs() for d in i.shape):
+            # Plans and arenas are kept for every new input shape, for ever (onnxruntime#11118).
+            options.enable_mem_pattern = False
+            options.enable_cpu_mem_arena = False
+            session = onnxruntime.InferenceSession(content, options, providers=attempt, **_NO_FALLBACK)
+        return session
 
     @staticmethod
     def _read(content: bytes) -> OnnxGraph:

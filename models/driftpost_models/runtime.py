@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_models.errors import InputMismatch, ModelRefused
+from driftpost_models.providers import PREFERRED
 
 Array = npt.NDArray[np.generic]
 
@@ -293,13 +294,22 @@ def read_model(source: Path | bytes) -> bytes:
         ) from error
 
 
-def load_model(source: Path | bytes, *, kind: str | None = None, threads: int = 1) -> Runtime:
+def load_model(
+    source: Path | bytes,
+    *,
+    kind: str | None = None,
+    threads: int = 1,
+    providers: Sequence[str] = PREFERRED,
+    cache: Path | None = None,
+) -> Runtime:
     """Load a model into this process.
 
     Args:
         source: path of the model, or its bytes.
         kind: `onnx` or `tflite`; told from the content when None.
         threads: threads that one call may use.
+        providers: what may compute an ONNX model, the preferred first; see `driftpost_models.providers`.
+        cache: folder for engines that an accelerator compiles.
 
     Raises:
         ModelRefused: with the reason and the remedy.
@@ -316,7 +326,7 @@ def load_model(source: Path | bytes, *, kind: str | None = None, threads: int = 
     if found == "onnx":
         from driftpost_models.onnx import OnnxRuntime  # noqa: PLC0415
 
-        return OnnxRuntime(content, threads=threads)
+        return OnnxRuntime(content, threads=threads, providers=providers, cache=cache)
     from driftpost_models.tflite import TfliteRuntime  # noqa: PLC0415
 
     return TfliteRuntime(content, threads=threads)
