@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from driftpost_agent.row_mark import place
 from mosquitto import free_port
 
-PATIENCE_S = 30.0
+# A slower machine, such as an emulated one, multiplies it.
+PATIENCE_S = 30.0 * float(os.environ.get("DRIFTPOST_TEST_PATIENCE", "1"))
 
 
 def toml(value: object) -> str:
