@@ -22,8 +22,10 @@ from driftpost_sketches.drift.chain import Chain, independent_chain
 from driftpost_sketches.drift.folding import selection_bias
 from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.drift.joint.watch import JointWatch, ordinary_threshold
+from driftpost_sketches.drift.log_sums import log_sums
 from driftpost_sketches.drift.monitor import Interpret, Monitor
 from driftpost_sketches.drift.noisy_counts import NoisyCounts
+from driftpost_sketches.drift.placing import Placed, place, project
 from driftpost_sketches.drift.reference import Reference, unseen_cell
 from driftpost_sketches.drift.robust_merge import RobustMerge, robust_merge
 from driftpost_sketches.errors import CalibrationError, IncompatibleSketch
@@ -162,20 +164,48 @@ class MarginalDetector:
         Returns:
             Alarms raised or cleared; mostly none.
         """
+        log_e, left = self._log_e(sums, rows, noise, slack)
+        if noise is not None and noise.any():
+            # What describes a change and ends it reads shares: without negatives, and worth what is left.
+            sums = np.concatenate([np.maximum(sums[:, :CELLS], 0.0), sums[:, CELLS:]], axis=1) * left[:, None]
+        return self._monitor.step(log_e, sums)
+
+    def _log_e(
+        self, sums: FloatArray, rows: FloatArray | None, noise: FloatArray | None, slack: FloatArray | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Log evidence of every bet, and the share of the rows that noise leaves."""
         tau = self._monitor.reference.tau
         cells = sums[:, :CELLS]
         none = np.zeros(len(sums))
         rows = cells.sum(axis=1) if rows is None else rows
-        log_e, left = self._noisy.evidence(
+        return self._noisy.evidence(
             cells / tau[:, None],
             np.maximum(rows, 0.0) / tau,
             (none if noise is None else noise) / tau**2,
             none if slack is None else slack,
         )
-        if noise is not None and noise.any():
-            # What describes a change and ends it reads shares: without negatives, and worth what is left.
-            sums = np.concatenate([np.maximum(cells, 0.0), sums[:, CELLS:]], axis=1) * left[:, None]
-        return self._monitor.step(log_e, sums)
+
+    def once(self, merged: RobustMerge) -> FloatArray:
+        """float64[T]: log evidence of merged windows by themselves; the state stays as it is."""
+        log_e, _ = self._log_e(merged.sums, merged.rows, merged.noise, merged.slack)
+        return log_sums(self._monitor.log_weights + log_e)
+
+    def project(self, sums: FloatArray) -> FloatArray:
+        """Sums of what devices are compared by, float64[N, T, K], of float64[N, T, FIELDS]."""
+        return project(sums, self._yardsticks)
+
+    def place(self, totals: FloatArray, rows: FloatArray, noise: FloatArray) -> Placed:
+        """Where devices stand among each other: of what `project` gives, float64[N, T] and float64[N]."""
+        reference = self._monitor.reference
+        return place(
+            totals,
+            rows,
+            noise,
+            scores=self._yardsticks,
+            shares=reference.shares,
+            bins=self._bins,
+            tau=reference.tau,
+        )
 
     def name_changes(self, interpret: Interpret) -> None:
         """Let `interpret` rename a change by what all streams show since its onset."""

@@ -10,6 +10,9 @@ Two things remain that time does not average out. A tenth of the devices, or one
 that they can pull together is told as slack, for the detector to charge. And devices differ by nature:
 their spread beyond sampling error, over the root of their number, is the same for ever, and twice that is
 slack too. So a minority that joins, leaves or drifts is not the fleet's drift; its own cohort shows it.
+
+And what all devices' means have in common over time (`placing.py`) counts once, however many devices there
+are: a night that falls on a thousand cameras is one night.
 """
 
 from __future__ import annotations
@@ -19,15 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_sketches.cells import CELLS
-
-FloatArray = npt.NDArray[np.float64]
+from driftpost_sketches.drift.placing import FloatArray, median, place, project
 
 CLIP = 2.0  # own standard deviations at which a device pulls hardest
 LIARS = 0.1  # share of devices that may send anything; one in any case
 HEAVIEST = 2.0  # median weights that one device has at most
 NATURE = 2.0  # standard errors of the devices' own differences that are no news
-_MAD = 1.4826  # median absolute deviation of a normal distribution, inverted
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,12 @@ class RobustMerge:
         rows: float64[T].
         noise: float64[T], variance of the noise on a count of `sums`.
         slack: float64[T], shift of a score's mean, in its standard deviations, that is no news.
-        apart: float64[N], how far each device stands from the others at most, in its standard deviations.
     """
 
     sums: FloatArray
     rows: FloatArray
     noise: FloatArray
     slack: FloatArray
-    apart: FloatArray
 
 
 def robust_merge(
@@ -70,31 +68,23 @@ def robust_merge(
         bins: float64[T, CELLS], noisy counts in each cell.
         tau: float64[T], rows that count as one.
     """
-    here = rows > 0
+    placed = place(project(sums, scores), rows, noise, scores=scores, shares=shares, bins=bins, tau=tau)
+    here, used = placed.here, placed.used
     n = np.where(here, rows, 1.0)
     rates = sums / n[..., None]
-    mean = np.einsum("tc,tkc->tk", shares, scores)
-    own = np.einsum("tc,tkc->tk", shares, scores**2) - mean**2
-    used = np.abs(scores).max(axis=2) > 0
-    x = np.einsum("ntc,tkc->ntk", rates[..., :CELLS], scores) - mean
-    # Values that the reference hardly shows still vary as one row in n does.
-    sampling = np.maximum(own, 1.0 / n[..., None]) * (tau / n)[..., None]
-    added = noise[:, None, None] * np.einsum("tc,tkc->tk", bins, scores**2) / n[..., None] ** 2
-    off = np.abs(x - _median(x, here))
-    nature = np.maximum((_MAD * _median(off, here)) ** 2 - _median(sampling + added, here), 0.0)
-    z = np.where(used & here[..., None], off / np.sqrt(sampling + added + nature), 0.0)
-    far = z.max(axis=2, initial=0.0)
+    far = placed.z.max(axis=2, initial=0.0)
     # In the units of a standardised score, by the score that noise and nature disturb most.
-    scale = np.maximum(own, 1e-6)
-    differ = np.where(used, nature / scale, 0.0)[:, :2].max(axis=1, initial=0.0)
-    hidden = np.where(used, added / scale, 0.0)[..., :2].max(axis=2, initial=0.0)
+    scale = np.maximum(placed.own, 1e-6)
+    differ = np.where(used, placed.nature / scale, 0.0)[:, :2].max(axis=1, initial=0.0)
+    shared = np.where(used, placed.common / scale, 0.0)[:, :2].max(axis=1, initial=0.0)
+    hidden = np.where(used, placed.noise / scale, 0.0)[..., :2].max(axis=2, initial=0.0)
     alone = tau / n + differ
     worth = np.where(here, 1.0 / (alone + hidden), 0.0)
-    worth = np.minimum(worth, HEAVIEST * _median(worth[..., None], here)[:, 0])
+    worth = np.minimum(worth, HEAVIEST * median(worth[..., None], here)[:, 0])
     weight = worth * np.minimum(1.0, CLIP / np.maximum(far, CLIP))
     total = np.maximum(weight.sum(axis=0), 1e-12)
     part = weight / total
-    size = tau / np.maximum((part**2 * alone).sum(axis=0), 1e-12)
+    size = tau / np.maximum((part**2 * alone).sum(axis=0) + shared, 1e-12)
     merged = np.einsum("nt,ntf->tf", part, rates) * size[:, None]
     pull = np.sort(worth * np.sqrt(alone + hidden), axis=0)[::-1] * CLIP / total
     liars = np.maximum((LIARS * here.sum(axis=0)).astype(int), 1)
@@ -107,15 +97,4 @@ def robust_merge(
         np.where(heard, size, 0.0),
         np.where(heard, carried, 0.0),
         slack,
-        far.max(axis=1, initial=0.0),
     )
-
-
-def _median(values: FloatArray, here: npt.NDArray[np.bool_]) -> FloatArray:
-    """Median over devices that say something: of float64[N, T, K], float64[T, K]; 0 without any."""
-    ordered = np.sort(np.where(here[..., None], values, np.inf), axis=0)
-    count = here.sum(axis=0)
-    low, high = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, len(values) - 1)
-    pick = [np.take_along_axis(ordered, at[None, :, None], axis=0)[0] for at in (low, high)]
-    middle = (pick[0] + pick[1]) / 2
-    return np.where(count[:, None] > 0, middle, 0.0)
