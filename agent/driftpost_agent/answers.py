@@ -24,6 +24,9 @@ REMEMBERED_ROWS = 16_384
 # Results that wait to be read; fewer where answers are large.
 MAX_FRESH = 1024
 MAX_FRESH_BYTES = 1 << 20
+# A label that names a time is of the answer nearest to it, if that is at most so far away, ms: people note
+# seconds.
+MAX_APART_MS = 1_000
 
 
 class Answers:
@@ -43,8 +46,8 @@ class Answers:
         self._clock = clock
         self._size = rows
         self._tensor = scores.tensor.name
-        # (name of the inference, rows, scores)
-        self._fresh: deque[tuple[str, int, NDArray[Any]]] = deque()
+        # (name of the inference, rows, scores, monotonic ms)
+        self._fresh: deque[tuple[str, int, NDArray[Any], int]] = deque()
         self.most_fresh = max(1, min(MAX_FRESH, MAX_FRESH_BYTES // max(answer_bytes, 1)))
         self._lock = threading.Lock()
         self._next = 0  # rows ever remembered; row n lies at n modulo the size
@@ -59,7 +62,7 @@ class Answers:
         """Remember a result; the caller looks at `waiting` afterwards."""
         value = result.outputs.get(self._tensor)
         if value is not None and (result.verdict is OK or _answered(result)):
-            self._fresh.append((result.inference_id, result.rows, value.copy()))
+            self._fresh.append((result.inference_id, result.rows, value.copy(), self._clock.mono_ms()))
 
     @property
     def waiting(self) -> int:
@@ -72,10 +75,9 @@ class Answers:
             used = [self._fresh.popleft() for _ in range(len(self._fresh))]
             if not used:
                 return
-            now = self._clock.mono_ms()
-            raw = [value.reshape(rows, -1) for _, rows, value in used]
+            raw = [value.reshape(rows, -1) for _, rows, value, _ in used]
             measured = self._scores.measure(self._scores.probabilities(np.concatenate(raw)))
-            self._remember([(name, rows) for name, rows, _ in used], measured, now)
+            self._remember([(name, rows, at) for name, rows, _, at in used], measured)
 
     def find(self, name: str) -> NDArray[np.int64] | None:
         """Numbers of the rows that an inference answered, None where it is not (or no longer) remembered."""
@@ -88,6 +90,24 @@ class Answers:
             while last < self._next and self._names[last % self._size] == name and last - first < self._size:
                 last += 1
             return np.arange(first, last)
+
+    def named_at(self, wall: int) -> str | None:
+        """Name of the inference nearest to a time, Unix ms; None without one within `MAX_APART_MS`.
+
+        None too while the wall clock is not known to be good: a guess would give a label to a stranger.
+        """
+        self.read()
+        now = self._clock.wall_ms()
+        if now is None:
+            return None
+        at = wall - now + self._clock.mono_ms()
+        with self._lock:
+            held = self.rows
+            if not held:
+                return None
+            apart = np.abs(self._at[:held] - at)
+            nearest = int(np.argmin(apart))
+            return self._names[nearest] if apart[nearest] <= MAX_APART_MS else None
 
     def take(self, numbers: NDArray[np.int64], labels: Sequence[int]) -> list[tuple[int, int, int, float]]:
         """Pairs for labels that were not given before: (row's number, answer, label, confidence).
@@ -117,11 +137,11 @@ class Answers:
         """Rows that are remembered."""
         return min(self._next, self._size)
 
-    def _remember(self, named: list[tuple[str, int]], measured: NDArray[np.float64], now: int) -> None:
+    def _remember(self, named: list[tuple[str, int, int]], measured: NDArray[np.float64]) -> None:
         begin, size, names, first = self._next, self._size, self._names, self._first
         places = (begin + np.arange(len(measured))) % size
         number = begin
-        for name, rows in named:
+        for name, rows, _ in named:
             if rows:
                 first[name] = number
             for _ in range(rows):
@@ -137,7 +157,7 @@ class Answers:
         self._answer[places] = np.where(np.isnan(measured[:, 0]), -1, np.nan_to_num(measured[:, 0]))
         self._confidence[places] = measured[:, 1]
         self._labelled[places] = False
-        self._at[places] = now
+        self._at[places] = np.repeat([at for _, _, at in named], [rows for _, rows, _ in named])
 
 
 def _answered(result: GuardedResult) -> bool:

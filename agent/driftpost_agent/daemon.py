@@ -29,7 +29,7 @@ from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationIn
 from driftpost_agent.footprint import footprint, give_back
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
-from driftpost_agent.label_checks import Label
+from driftpost_agent.label_checks import Label, LabelChecks
 from driftpost_agent.ledger_schedule import LedgerSchedule
 from driftpost_agent.loading import loader, trusted_keys
 from driftpost_agent.meter import Meter
@@ -155,6 +155,10 @@ class Daemon:
         """Compare labels with remembered answers."""
         return self._now_serving().label(pairs)
 
+    def _label_checks(self) -> LabelChecks | None:
+        serving = self._serving
+        return None if serving is None else serving.guard.labels
+
     def ready(self) -> bool:
         """Whether inferences are served."""
         return self._serving is not None and not self._exit.is_set()
@@ -231,6 +235,7 @@ class Daemon:
                 settings.text_map("device.attributes"),
                 self._store,
                 describe=self._describe_again,
+                labels=self._label_checks,
                 clock=self._clock,
                 exit_event=self._link_exit,
             )

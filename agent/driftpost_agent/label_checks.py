@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from driftpost_sketches.errors import SketchError
 from driftpost_sketches.labels.concept import STREAM, ConceptDetector
 from driftpost_sketches.labels.label_sketch import LabelSketch
 from driftpost_sync.clock import Clock
-from driftpost_sync.messages import FindingBody, LabelsBody
+from driftpost_sync.messages import MAX_REASON_CHARS, AnswerBody, FindingBody, GivenLabel, LabelsBody
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,16 @@ MAX_WAITING = 8
 MAX_REMEMBERED = 64
 
 Label = int | str
+
+
+@dataclass
+class _Recorded:
+    """What goes to the store in one transaction."""
+
+    body: LabelsBody
+    findings: list[FindingBody]
+    state: bytes
+    answers: list[AnswerBody]
 
 
 class LabelChecks:
@@ -86,7 +96,9 @@ class LabelChecks:
         self._lock = threading.Lock()
         self._pairs: list[tuple[int, int, int, float]] = []
         self._since = (clock.mono_ms(), clock.wall_ms())
-        self._waiting: deque[tuple[LabelsBody, list[FindingBody], bytes]] = deque()
+        self._waiting: deque[_Recorded] = deque()
+        # Answers to requests whose labels are not recorded yet.
+        self._owed: list[AnswerBody] = []
         self._standing = ""
         self._findings = 0
         self.unknown = 0
@@ -123,6 +135,47 @@ class LabelChecks:
             self.counted += len(pairs)
         return True
 
+    def given(self, request: str, given: Sequence[GivenLabel]) -> None:
+        """Take the labels of a request; its answer is recorded in one transaction with what came of them.
+
+        Args:
+            request: its id; one that is on its way to the store already is not taken again.
+            given: labels by inference or by time.
+        """
+        with self._lock:
+            waiting = [*self._owed, *(answer for one in self._waiting for answer in one.answers)]
+            if any(answer.request == request for answer in waiting):
+                return
+        counts = {"counted": 0, "twice": 0, "unknown": 0, "refused": 0}
+        pairs: list[tuple[int, int, int, float]] = []
+        said = ""
+        for one in given:
+            try:
+                numbers = [self._number(label) for label in one.labels]
+            except LabelRefused as error:
+                counts["refused"] += len(one.labels)
+                said = said or str(error)
+                continue
+            name = self.answers.named_at(one.inference) if isinstance(one.inference, int) else one.inference
+            rows = None if name is None else self.answers.find(name)
+            if rows is None:
+                counts["unknown"] += len(numbers)
+            elif len(rows) != len(numbers):
+                counts["refused"] += len(numbers)
+                said = said or f"{len(numbers)} labels for {len(rows)} rows"
+            else:
+                new = self.answers.take(rows, numbers)
+                pairs += new
+                counts["counted"] += len(new)
+                counts["twice"] += len(numbers) - len(new)
+        with self._lock:
+            self._pairs += pairs
+            self.counted += len(pairs)
+            self.unknown += counts["unknown"]
+            self._owed.append(AnswerBody(request, "done", counts, said[:MAX_REASON_CHARS]))
+        # Not at once: the test's budget is one of windows, however many requests come in one.
+        self.tick()
+
     def tick(self, *, now: bool = False) -> None:
         """Test and record the labels that have come, once a window has passed since the last time.
 
@@ -138,7 +191,7 @@ class LabelChecks:
             began, self._since = self._since, (mono, wall)
             pairs, self._pairs = self._pairs, []
             unknown, self._told_unknown = self.unknown - self._told_unknown, self.unknown
-            if pairs or unknown:
+            if pairs or unknown or self._owed:
                 self._take(pairs, unknown, began, (mono, wall))
             self._write()
 
@@ -189,24 +242,33 @@ class LabelChecks:
             return
         state = b"" if self._detector is None else self._detector.state_to_bytes()
         body = LabelsBody(self._bundle.id, began[0], ended[0], began[1], ended[1], sketch.to_bytes(), unknown)
-        self._waiting.append((body, findings, state))
+        self._waiting.append(_Recorded(body, findings, state, self._owed))
+        self._owed = []
         if len(self._waiting) > MAX_WAITING:
             self._merge_oldest()
 
     def _merge_oldest(self) -> None:
-        (first, some, _), (second, more, state) = self._waiting.popleft(), self._waiting.popleft()
+        older, newer = self._waiting.popleft(), self._waiting.popleft()
+        first, second = older.body, newer.body
         sketch = LabelSketch.from_bytes(first.sketch).merge(LabelSketch.from_bytes(second.sketch))
         body = LabelsBody(
             second.bundle, first.mono_start, second.mono_end, first.wall_start, second.wall_end,
             sketch.to_bytes(), first.unknown + second.unknown,
         )  # fmt: skip
-        self._waiting.appendleft((body, some + more, state))
+        answers = older.answers + newer.answers
+        self._waiting.appendleft(_Recorded(body, older.findings + newer.findings, newer.state, answers))
 
     def _write(self) -> None:
         while self._waiting and self._store is not None:
-            body, findings, state = self._waiting[0]
+            one = self._waiting[0]
             try:
-                self._store.record_labels(body, findings=findings, state=state, standing=self._standing)
+                self._store.record_labels(
+                    one.body,
+                    findings=one.findings,
+                    state=one.state,
+                    standing=self._standing,
+                    answers=one.answers,
+                )
             except sqlite3.Error as error:
                 log.error("labels wait in memory, the store can't be written: %s", error)
                 return

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from driftpost_agent.answer_log import AnswerLog
 from driftpost_agent.finding_log import FindingLog
-from driftpost_sync.messages import FindingBody, LabelsBody
+from driftpost_sync.messages import AnswerBody, FindingBody, LabelsBody
 
 
-class LabelStore(FindingLog):
+class LabelStore(FindingLog, AnswerLog):
     """Records labels in one transaction with what follows from them."""
 
     def record_labels(
-        self, body: LabelsBody, *, findings: Sequence[FindingBody], state: bytes, standing: str
+        self,
+        body: LabelsBody,
+        *,
+        findings: Sequence[FindingBody],
+        state: bytes,
+        standing: str,
+        answers: Sequence[AnswerBody] = (),
     ) -> None:
         """Record what came of some labels with the test's new state, in one transaction.
 
@@ -21,12 +29,16 @@ class LabelStore(FindingLog):
             findings: raised or cleared by them.
             state: of the bundle's test on labels, after them; empty without one.
             standing: id of the finding that stands, "" for none.
+            answers: to requests that brought these labels.
         """
         packed = body.to_bytes()
         with self.transaction() as db:
             # Exact counts of rows, for which no budget pays.
-            if self.privacy is None or self.privacy.send_findings:
+            sends = self.privacy is None or self.privacy.send_findings
+            if sends:
                 self.outbox.put("labels", packed, mono=body.mono_end, wall=body.wall_end)
+            for answer in answers:
+                self.record_answer(answer if sends else replace(answer, counts={}))
             for finding in findings:
                 self.record_finding(finding)
             db.execute(

@@ -151,6 +151,12 @@ def m0006_labels(db: Database) -> None:
     )
 
 
+def m0007_answered(db: Database) -> None:
+    """Requests of the aggregator that were answered: each is carried out once."""
+    _table(db, "answered_requests").create({"id": int, "request": str}, pk="id", not_null={"request"})
+    _table(db, "answered_requests").create_index(["request"], unique=True)
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     m0001_outbox,
     m0002_agent_tables,
@@ -158,6 +164,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0004_privacy,
     m0005_site,
     m0006_labels,
+    m0007_answered,
 )
 
 

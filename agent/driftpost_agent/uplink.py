@@ -10,11 +10,13 @@ from importlib.metadata import version
 
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.guard import Guard
+from driftpost_agent.label_checks import LabelChecks
+from driftpost_agent.requests import Requests
 from driftpost_agent.store import Store
 from driftpost_sync.clock import Clock, SystemClock
 from driftpost_sync.errors import SyncError
 from driftpost_sync.link import Link, LinkStatus
-from driftpost_sync.messages import Command, LedgerBody, Presence, Request
+from driftpost_sync.messages import Command, LedgerBody, Presence
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.topics import Identity
 
@@ -30,6 +32,7 @@ class Uplink:
         attributes: what cohorts are formed by.
         store: whose outbox is drained.
         describe: queues the description of a bundle: the active one for None, else the one with that id.
+        labels: takes labels for the model that is served, None where it takes none.
         clock: for all times.
         exit_event: ends the link's thread.
     """
@@ -42,6 +45,7 @@ class Uplink:
         store: Store,
         *,
         describe: Callable[[str | None], None],
+        labels: Callable[[], LabelChecks | None],
         clock: Clock,
         exit_event: threading.Event,
     ) -> None:
@@ -54,6 +58,7 @@ class Uplink:
         self._last_ledger: LedgerBody | None = None
         self._settled_seen = 0
         self._working_since = clock.mono_ms()
+        self._requests = Requests(store, clock, labels=labels, ledger=self._ledger_again)
         self.address = f"{settings.host}:{settings.port}"
         self._link = Link(
             settings,
@@ -61,7 +66,7 @@ class Uplink:
             store.outbox_transaction,
             self._presence,
             on_command=self._command,
-            on_request=self._request,
+            on_request=self._requests.take,
             on_wanted=self._wanted,
             clock=clock,
             exit_event=exit_event,
@@ -74,6 +79,10 @@ class Uplink:
     def wake(self) -> None:
         """Something new is in the outbox."""
         self._link.wake()
+
+    def hold_windows(self, held: bool) -> None:
+        """Keep windows in the outbox for now, or send them again."""
+        self._link.hold_windows(held)
 
     def active(self, bundle: str, schema_id: bytes, runtime: str) -> None:
         """Another bundle is active: tell the aggregator."""
@@ -151,6 +160,7 @@ class Uplink:
             attributes,
             store,
             describe=describe,
+            labels=lambda: guard.labels,
             clock=clock or SystemClock(),
             exit_event=threading.Event(),
         )
@@ -179,7 +189,7 @@ class Uplink:
             if kind == "describe":
                 self._describe(bundle or None)
             elif kind == "ledger":
-                self._last_ledger = self._store.queue_ledger()
+                self._ledger_again()
             else:
                 log.info("the aggregator asks for %r, which this version does not know", what)
         except (sqlite3.Error, SyncError) as error:
@@ -189,5 +199,5 @@ class Uplink:
         # Commands are carried out only once they can be verified against the owner's keys.
         log.warning("ignored a command", extra={"command": command.name, "id": command.id})
 
-    def _request(self, request: Request) -> None:
-        log.info("the aggregator asks for %r, which this version does not know", request.name)
+    def _ledger_again(self) -> None:
+        self._last_ledger = self._store.queue_ledger()
