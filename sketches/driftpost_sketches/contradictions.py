@@ -11,7 +11,7 @@ import numpy as np
 from driftpost_sketches.schema import Schema, StreamKind
 from driftpost_sketches.window import CLIP, FIXED_POINT, Window
 
-_ROUNDING = 1.0  # steps of 1/4096 by which a value's z may be rounded
+ROUNDING = 1.0  # steps of 1/4096 by which a value's z may be rounded
 
 
 def contradictions(schema: Schema, window: Window) -> list[str]:
@@ -43,7 +43,7 @@ def contradictions(schema: Schema, window: Window) -> list[str]:
             bounds = np.concatenate([[float(low)], stream.edges, [float(high)]])
             z = np.clip((bounds - stream.center) / stream.scale * FIXED_POINT, -limit, limit)
             n = counts.astype(np.float64)
-            slack = n.sum() * (_ROUNDING + 1e-6 * np.abs(z).max(initial=0.0))
+            slack = n.sum() * (ROUNDING + 1e-6 * np.abs(z).max(initial=0.0))
             least = float(n @ np.clip(z[:-1], z[0], z[-1])) - slack
             most = float(n @ np.clip(z[1:], z[0], z[-1])) + slack
             if not least <= float(window.sum1[i]) <= most:
