@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from driftpost_agent.commissioning import SiteBaseline
 from driftpost_agent.label_checks import LABEL_SHARE
+from driftpost_agent.open_window import OpenWindow
 from driftpost_agent.private_windows import PrivateWindows
 from driftpost_agent.recorder import ClosedWindow
 from driftpost_agent.site_store import SiteChange
@@ -113,6 +114,7 @@ class WindowChecks:
         clock: for findings that belong to no window.
         policy: the owner's wishes about a site baseline; the bundle's if None.
         background: make a site's calibration in a thread of its own.
+        kept: where the recorder's open window is kept.
     """
 
     def __init__(
@@ -125,9 +127,11 @@ class WindowChecks:
         clock: Clock,
         policy: Policy | None = None,
         background: bool = False,
+        kept: OpenWindow | None = None,
     ) -> None:
         self._bundle = bundle
         self._store = store
+        self._kept = kept
         self._window_ms = window_seconds * 1000
         # What delayed labels may use of the budget is theirs alone where the bundle knows an error rate.
         share = 1.0 if bundle.performance is None else 1.0 - LABEL_SHARE
@@ -302,6 +306,7 @@ class WindowChecks:
                     standing=item.standing,
                     site=item.site,
                     private=self._private,
+                    kept=self._kept,
                 )
             except sqlite3.Error as error:
                 if not self.store_problem:

@@ -44,8 +44,9 @@ from driftpost_models.probes.block import as_rows
 from driftpost_models.probes.classification import Classification
 from driftpost_models.runtime import Runtime, TensorSpec, load_model, single_call
 from driftpost_models.signing import PublicKey, load_public_key
+from driftpost_sketches.window import Window
 from driftpost_sync.clock import Clock, SystemClock
-from driftpost_sync.messages import DescribeBody
+from driftpost_sync.messages import DescribeBody, WindowBody
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,8 @@ class Guard:
         # Unique over restarts and over bundles served one after the other by one process.
         self._prefix = f"{self.store.incarnation:x}-{bundle.id[:6]}" if self.store else bundle.id[:6]
         self.window_seconds = seconds = window_seconds or self.policy.window_seconds
+        self._slot = self.store.row_mark.slot() if self.store else None
+        self._open_window = self.store.keep_open(self._slot) if self.store and self._slot else None
         self.checks = WindowChecks(
             bundle,
             self.store,
@@ -153,9 +156,9 @@ class Guard:
             clock=self._clock,
             policy=self.policy,
             background=threaded,
+            kept=self._open_window,
         )
         self._ticker: Ticker | None = None
-        self._slot = self.store.row_mark.slot() if self.store else None
         self.recorder = Recorder(
             bundle.probes.copy(),
             bundle.schema,
@@ -169,6 +172,7 @@ class Guard:
             derived=bundle.derived,
             joint=None if bundle.calibration.joint is None else bundle.calibration.joint.features,
             observe=self.checks.observe if self.checks.observes else None,
+            keep=None if self._open_window is None else self._keep_open,
         )
         self._calls = Calls(self.recorder.appending)
         self._channel = self.meter.channel()
@@ -333,6 +337,8 @@ class Guard:
         self.checks.close()
         self.meter.close_channel(self._channel)
         if self._slot is not None and self.store is not None:
+            if self._open_window is not None and not self.checks.waiting:
+                self._open_window.close()
             self.store.row_mark.release(self._slot)
         if self.fallback is not None:
             self.fallback.close()
@@ -611,6 +617,22 @@ class Guard:
         self.checks.take(closed)
         if self._on_window is not None:
             self._on_window(closed)
+
+    def _keep_open(self, window: Window, mono: int, wall: int | None) -> None:
+        """Keep the open window where a kill does not take it."""
+        kept = self._open_window
+        assert kept is not None
+        kept.keep(
+            WindowBody(
+                bundle=self.bundle.id,
+                schema_id=self.bundle.schema.id,
+                mono_start=mono,
+                mono_end=self._clock.mono_ms(),
+                wall_start=wall,
+                wall_end=self._clock.wall_ms(),
+                window=window.to_bytes(),
+            )
+        )
 
     def _wake(self) -> None:
         if self._ticker is not None:

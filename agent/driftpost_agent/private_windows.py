@@ -184,10 +184,10 @@ class PrivateWindows:
             What may leave now, None while it is held.
         """
         spending = Spending.load(db, self.policy).after(body, incarnation)
-        held, span_ms = self._joined(db, body)
+        held, span_ms = _joined(db, body)
         begun = spending.begun[body.bundle]
         if span_ms < self.policy.release_ms or not spending.account.affords(self._plan.rho, begun):
-            self._hold(db, held, span_ms, incarnation)
+            _hold(db, held, span_ms, incarnation)
             spending.save(db)
             return None
         exact = Window.from_bytes(held.window)
@@ -201,40 +201,48 @@ class PrivateWindows:
         """Whether nothing will ever be released again under this budget."""
         return Spending.load(db, self.policy).account.exhausted(self._plan.rho)
 
-    def _joined(self, db: sqlite3.Connection, body: WindowBody) -> tuple[WindowBody, int]:
-        """The held window with this one, and the running time it covers."""
-        own = body.mono_end - body.mono_start
-        row = db.execute(
-            "select body, span_ms from privacy_holds where bundle = ?", (body.bundle,)
-        ).fetchone()
-        if row is None:
-            return body, own
-        before, span_ms = WindowBody.from_bytes(bytes(row[0])), int(row[1])
-        try:
-            window = Window.from_bytes(before.window).merge(Window.from_bytes(body.window)).to_bytes()
-            joined = replace(
-                body,
-                window=window,
-                # What was held over a restart has no time on this clock: it counts as just before.
-                mono_start=max(0, min(body.mono_start, body.mono_end - own - span_ms)),
-                wall_start=before.wall_start if before.wall_start is not None else body.wall_start,
-            )
-            joined.to_bytes()
-        except (SketchError, MessageTooLarge) as error:
-            log.error("a held window is dropped, it can't be joined with the next: %s", error)
-            return body, own
-        return joined, own + span_ms
 
-    def _hold(self, db: sqlite3.Connection, body: WindowBody, span_ms: int, incarnation: int) -> None:
-        own = Window.from_bytes(body.window).rows
-        before = db.execute(
-            "select rows, incarnation, held_rows from privacy_holds where bundle = ?", (body.bundle,)
-        ).fetchone()
-        if before is not None:
-            # `rows` are this incarnation's alone: what a kill loses is counted against them.
-            own -= int(before[2]) - (int(before[0]) if before[1] == incarnation else 0)
-        db.execute(
-            "insert or replace into privacy_holds (bundle, body, span_ms, held_rows, rows, incarnation)"
-            " values (?, ?, ?, ?, ?, ?)",
-            (body.bundle, body.to_bytes(), span_ms, Window.from_bytes(body.window).rows, own, incarnation),
+def hold(db: sqlite3.Connection, policy: PrivacyPolicy, body: WindowBody, incarnation: int) -> None:
+    """Hold what a killed process left behind, in the caller's transaction, until the next window comes."""
+    spending = Spending.load(db, policy).after(body, incarnation)
+    held, span_ms = _joined(db, body)
+    _hold(db, held, span_ms, incarnation)
+    spending.save(db)
+
+
+def _joined(db: sqlite3.Connection, body: WindowBody) -> tuple[WindowBody, int]:
+    """The held window with this one, and the running time it covers."""
+    own = body.mono_end - body.mono_start
+    row = db.execute("select body, span_ms from privacy_holds where bundle = ?", (body.bundle,)).fetchone()
+    if row is None:
+        return body, own
+    before, span_ms = WindowBody.from_bytes(bytes(row[0])), int(row[1])
+    try:
+        window = Window.from_bytes(before.window).merge(Window.from_bytes(body.window)).to_bytes()
+        joined = replace(
+            body,
+            window=window,
+            # What was held over a restart has no time on this clock: it counts as just before.
+            mono_start=max(0, min(body.mono_start, body.mono_end - own - span_ms)),
+            wall_start=before.wall_start if before.wall_start is not None else body.wall_start,
         )
+        joined.to_bytes()
+    except (SketchError, MessageTooLarge) as error:
+        log.error("a held window is dropped, it can't be joined with the next: %s", error)
+        return body, own
+    return joined, own + span_ms
+
+
+def _hold(db: sqlite3.Connection, body: WindowBody, span_ms: int, incarnation: int) -> None:
+    own = Window.from_bytes(body.window).rows
+    before = db.execute(
+        "select rows, incarnation, held_rows from privacy_holds where bundle = ?", (body.bundle,)
+    ).fetchone()
+    if before is not None:
+        # `rows` are this incarnation's alone: what a kill loses is counted against them.
+        own -= int(before[2]) - (int(before[0]) if before[1] == incarnation else 0)
+    db.execute(
+        "insert or replace into privacy_holds (bundle, body, span_ms, held_rows, rows, incarnation)"
+        " values (?, ?, ?, ?, ?, ?)",
+        (body.bundle, body.to_bytes(), span_ms, Window.from_bytes(body.window).rows, own, incarnation),
+    )

@@ -72,6 +72,8 @@ class Recorder:
         derived: computes the schema's derived streams from the probes' ones; None where there are none.
         joint: features of several streams at once that windows sum up; None where they are not watched.
         observe: is shown the values of every row, float[rows, S], after the window has taken them.
+        keep: is shown the open window after a tick that brought rows, with its start (monotonic ms, and Unix
+            ms or None); it must not hold on to it.
 
     Attributes:
         appending: held while rows are appended; never while they are sketched.
@@ -94,10 +96,13 @@ class Recorder:
         derived: DerivedPlan | None = None,
         observe: Callable[[NDArray[Any]], None] | None = None,
         joint: Features | None = None,
+        keep: Callable[[Window, int, int | None], None] | None = None,
     ) -> None:
         self._probes = probes
         self._derived = derived if derived is not None and derived.names else None
         self._observe = observe
+        self._keep = keep
+        self._kept_rows = 0
         self._clock = clock
         self._window_ms = window_ms
         self._window_rows = window_rows
@@ -247,6 +252,9 @@ class Recorder:
             self.flush()
             if self._clock.mono_ms() >= self._closes_at:
                 self.close_window()
+            elif self._keep is not None and self._accumulator.rows not in {0, self._kept_rows}:
+                self._kept_rows = self._accumulator.rows
+                self._keep(self._accumulator.so_far(), self._opened_mono, self._opened_wall)
 
     def close_window(self) -> None:
         """Flush and hand over the open window now; an empty one is not recorded."""
@@ -315,6 +323,7 @@ class Recorder:
             self.windows_closed += 1
             self._on_window(closed)
         self._opened_mono, self._opened_wall = now, wall
+        self._kept_rows = 0
         self._closes_at = self._next_boundary(now)
 
     def _next_boundary(self, now: int) -> int:

@@ -11,21 +11,18 @@ so that counting a row on the hot path takes neither a lock nor a call.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
-import os
-import stat
 import threading
 from pathlib import Path
 from typing import NamedTuple
+
+from driftpost_agent.shared_memory import SHARED_MEMORY, open_shared, place
 
 # What the first word of a mark is; anything else is another file.
 _MAGIC = int.from_bytes(b"dpmark1\0", "little")
 # Recorders that count at a time, the shared first word left out: while a bundle is replaced there are two.
 _SLOTS = 8
 _SIZE = 8 * (3 + _SLOTS)
-# Where Linux keeps memory by name; it survives a process and not a reboot, which is just right.
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class Slot(NamedTuple):
@@ -54,25 +51,12 @@ class RowMark:
     def open(cls, store: Path, folder: Path = SHARED_MEMORY) -> RowMark:
         """The mark of a store, as its last process left it."""
         path = place(store, folder)
-        try:
-            # Others may write here too: no links are followed, and a file of somebody else's is not used.
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
-        except OSError:
-            return cls(path)
-        try:
-            facts = os.fstat(descriptor)
-            if facts.st_uid != os.geteuid() or not stat.S_ISREG(facts.st_mode):
-                return cls(path)
-            os.ftruncate(descriptor, _SIZE)
-            # Memory that is promised only would end the process with SIGBUS when there is none left.
-            os.posix_fallocate(descriptor, 0, _SIZE)
-            mapping = mmap.mmap(descriptor, _SIZE)
-        except OSError:
-            return cls(path)
-        finally:
-            os.close(descriptor)
-        return cls(path, mapping)
+        return cls(path, open_shared(path, _SIZE))
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._path.parent
 
     def rows_of(self, incarnation: int) -> int:
         """Rows that incarnation took in, as far as the mark speaks of it; 0 otherwise."""
@@ -119,8 +103,3 @@ class RowMark:
             if forget:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
-
-
-def place(store: Path, folder: Path = SHARED_MEMORY) -> Path:
-    """Where a store's mark lies."""
-    return folder / f"driftpost-{hashlib.sha256(os.fsencode(store.resolve())).hexdigest()[:24]}"

@@ -11,20 +11,22 @@ files of its own: `message_store`, `finding_log`, `label_store`, `detector_store
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import SystemRandom
 
-from driftpost_agent import site_store
+from driftpost_agent import open_window, site_store
 from driftpost_agent.activation_log import ActivationLog
 from driftpost_agent.detector_store import DetectorStore, put_state
 from driftpost_agent.finding_log import KEEP_FINDINGS
 from driftpost_agent.label_store import LabelStore
 from driftpost_agent.message_store import MessageStore
-from driftpost_agent.private_windows import PrivacyPolicy, PrivateWindows
-from driftpost_agent.row_mark import RowMark
+from driftpost_agent.open_window import LeftWindow, OpenWindow
+from driftpost_agent.private_windows import PrivacyPolicy, PrivateWindows, hold
+from driftpost_agent.row_mark import RowMark, Slot
 from driftpost_agent.site_store import SiteChange
 from driftpost_agent.store_file import claim_file, connect, damaged, database_files, move_aside, unusable
 from driftpost_sketches.window import Window
@@ -32,6 +34,8 @@ from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.coarsen import coarsen
 from driftpost_sync.messages import FindingBody, WindowBody
 from driftpost_sync.outbox import Outbox, RandomBits
+
+log = logging.getLogger(__name__)
 
 # Bytes of messages that wait, unless told otherwise: three weeks of 41 streams at full resolution.
 OUTBOX_BYTES = 16 << 20
@@ -47,6 +51,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
     Attributes:
         path: the file.
         row_mark: rows that are taken in for this store are counted here.
+        recovered_rows: rows of windows that were open when the last process was killed, recorded by this one.
         set_aside: where a damaged predecessor was moved when this store was opened, if there was one.
     """
 
@@ -66,6 +71,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         self.path = path
         self.set_aside = set_aside
         self.row_mark = row_mark
+        self.recovered_rows = 0
         self._claim = claim
         self._closed = False
         self._outbox_bytes = outbox_bytes
@@ -124,21 +130,57 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 privacy=privacy,
             )
             with store.transaction():
-                store.outbox = Outbox.open(
-                    connection,
-                    random or SystemRandom(),
-                    mono=clock.mono_ms(),
-                    wall=clock.wall_ms(),
-                    boot=boot_id(),
-                    lost_rows=_lost_rows(connection, mark),
-                )
+                store._begin(random or SystemRandom())
             mark.begin(store.incarnation)
+            mark.add(store.recovered_rows)
+            open_window.forget(path, mark.folder)
         except (sqlite3.Error, OSError) as error:
             if connection is not None:
                 connection.close()
             os.close(claim)
             raise unusable(path, error) from error
         return store
+
+    def _begin(self, random: RandomBits) -> None:
+        """Start an incarnation, and record what the last one had open when it was killed."""
+        last = self._db.execute(
+            "select incarnation, closed from incarnations order by incarnation desc limit 1"
+        ).fetchone()
+        left: list[LeftWindow] = []
+        if last is not None:
+            left = open_window.left_behind(self.path, int(last[0]), int(last[1]), self.row_mark.folder)
+        lost = _lost_rows(self._db, self.row_mark) - sum(one.rows for one in left)
+        if lost < 0:
+            # More than was taken in since the last stored window: what is there can not be what it seems.
+            log.warning("open windows in shared memory contradict the row mark and are not used")
+            left, lost = [], _lost_rows(self._db, self.row_mark)
+        self.outbox = Outbox.open(
+            self._db,
+            random,
+            mono=self._clock.mono_ms(),
+            wall=self._clock.wall_ms(),
+            boot=boot_id(),
+            lost_rows=lost,
+        )
+        for one in left:
+            if self.privacy is not None:
+                hold(self._db, self.privacy, one.body, self.incarnation)
+                continue
+            self.outbox.put(
+                "window",
+                one.body.to_bytes(),
+                mono=one.body.mono_end,
+                wall=one.body.wall_end,
+                windows=one.windows,
+                rows=one.rows,
+            )
+        self.recovered_rows = sum(one.rows for one in left)
+
+    def keep_open(self, slot: Slot) -> OpenWindow | None:
+        """Where the recorder that counts in `slot` keeps its open window."""
+        if slot.word is None:
+            return None
+        return OpenWindow.of_store(self.path, slot.word, self.incarnation, self.row_mark.folder)
 
     def record_window(
         self,
@@ -151,6 +193,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         standing: Mapping[str, str] | None = None,
         site: SiteChange | None = None,
         private: PrivateWindows | None = None,
+        kept: OpenWindow | None = None,
     ) -> None:
         """Record a closed window with everything that follows from it, in one transaction.
 
@@ -164,7 +207,38 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 clear them under the same id.
             site: what the device learnt of its own normal by it.
             private: holds the window, and says what leaves instead of it.
+            kept: where the window was kept while it was open; a kill after this must not bring it back.
         """
+        if kept is None:
+            self._record_window(body, windows, rows, findings, detector_state, standing, site, private)
+            return
+        with self.lock:
+            try:
+                with self.transaction() as db:
+                    self._record_window(
+                        body, windows, rows, findings, detector_state, standing, site, private
+                    )
+                    which = (self.incarnation,)
+                    db.execute("update incarnations set closed = closed + 1 where incarnation = ?", which)
+                    (number,) = db.execute(
+                        "select closed from incarnations where incarnation = ?", which
+                    ).fetchone()
+                    kept.storing(body.mono_start, number)
+            except BaseException:
+                kept.storing(body.mono_start, 0)
+                raise
+
+    def _record_window(  # noqa: PLR0917 - record_window's own, in its order
+        self,
+        body: WindowBody,
+        windows: int,
+        rows: int,
+        findings: Sequence[FindingBody],
+        detector_state: bytes | None,
+        standing: Mapping[str, str] | None,
+        site: SiteChange | None,
+        private: PrivateWindows | None,
+    ) -> None:
         body.to_bytes()  # refuses what no message can hold before anything is written
         with self.transaction() as db:
             leaving = body if private is None else private.offer(db, body, self.incarnation)

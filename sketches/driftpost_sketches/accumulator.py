@@ -101,8 +101,8 @@ class WindowAccumulator:
             self._add_codes(*self._codes[name], tensor)
         self._rows += rows
 
-    def take(self) -> tuple[Window, Transitions]:
-        """Closes the window and opens the next; the last row is carried over."""
+    def so_far(self) -> Window:
+        """The open window as it is now; it shares memory with what is added next, so use it at once."""
         scalar = self._scalar
         counts, streams = self._code_counts, len(self.schema)
         counts[self._bin_places] = self._counts
@@ -111,7 +111,7 @@ class WindowAccumulator:
         missing, nonfinite, sum1, sum2 = (np.zeros(streams, dtype=np.int64) for _ in range(4))
         missing[scalar], nonfinite[scalar] = self._missing, self._nonfinite
         sum1[scalar[self._numeric]], sum2[scalar[self._numeric]] = self._sum1, self._sum2
-        window = Window(
+        return Window(
             schema_id=self.schema.id,
             rows=self._rows,
             parts=1 if self._rows else 0,
@@ -126,6 +126,10 @@ class WindowAccumulator:
             joint=np.zeros(0, np.int64) if self._joint is None else self._joint.combine(self._raw),
             joint_rows=self._joint_rows,
         )
+
+    def take(self) -> tuple[Window, Transitions]:
+        """Closes the window and opens the next; the last row is carried over."""
+        window = self.so_far()
         transitions = Transitions(
             schema_id=self.schema.id,
             moves=self._pairs.reshape(len(self._tracked), CELLS, CELLS),

@@ -21,7 +21,8 @@ SCHEMA: tuple[str, ...] = (
         quarantined_rows INTEGER NOT NULL DEFAULT 0,
         merged_windows INTEGER NOT NULL DEFAULT 0,
         merged_rows INTEGER NOT NULL DEFAULT 0,
-        lost_rows_at_start INTEGER NOT NULL DEFAULT 0
+        lost_rows_at_start INTEGER NOT NULL DEFAULT 0,
+        closed INTEGER NOT NULL DEFAULT 0     -- windows that were closed and stored, in whatever form
     )
     """,
     """

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from driftpost_agent.row_mark import place
+from driftpost_agent import open_window
+from driftpost_agent.shared_memory import place
 from mosquitto import free_port
 
 # A slower machine, such as an emulated one, multiplies it.
@@ -64,6 +65,11 @@ class Agent:
         self.config.write_text("\n".join(lines) + "\n")
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
+        self.spawn(environment)
+        self.wait(lambda: self.get("/v2/health/ready")[0] == 200, "the agent is ready")
+
+    def spawn(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it without waiting until it serves."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "driftpost", "agent", "run", "--config", str(self.config)],
@@ -72,7 +78,6 @@ class Agent:
                 cwd=self.folder,
                 env=environment,
             )
-        self.wait(lambda: self.get("/v2/health/ready")[0] == 200, "the agent is ready")
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + seconds
@@ -138,3 +143,4 @@ def running(folder: Path, bundle: Path, key: Path, **sections: Mapping[str, Any]
         if agent.process is not None and agent.process.poll() is None:
             agent.kill()
         place(Path(agent.settings["store"]["path"])).unlink(missing_ok=True)
+        open_window.forget(Path(agent.settings["store"]["path"]))
