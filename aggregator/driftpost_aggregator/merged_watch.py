@@ -1,24 +1,28 @@
 """Watching merged windows: drift too small for any one device, seen by a cohort or the fleet together.
 
-Every closed bucket of every cohort (of at least two devices) and of the fleet goes once through that scope's
-`MarginalDetector`. The fleet's false-alarm budget is shared by all these watchers. State is one row for each;
-a restart goes on where it was.
+Every closed bucket of every cohort (of one attribute, at least two devices; of a pair of them, at least
+eight) and of the fleet goes once through that scope's `MarginalDetector`. The fleet's false-alarm budget is
+shared by all these watchers. State is one row for each; a restart goes on where it was. The same pass tells
+which devices stand apart from the others (`census.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, select
+import numpy.typing as npt
+from sqlalchemy import Connection, Engine, delete, select
 
+from driftpost_aggregator.census import LEAST_LOG_E, Apart, Census
 from driftpost_aggregator.joint_drift import KIND
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.database import reading, upsert, writing
-from driftpost_aggregator.store.tables import detector_states, rollups
+from driftpost_aggregator.store.tables import apart, detector_states, populations, rollups
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.joint.carriers import Ints
@@ -39,6 +43,13 @@ TRANSIT_MS = 5_000
 LEAST_WATCHERS = 64
 # A cohort of one says nothing that its device's own detectors do not say.
 MIN_DEVICES = 2
+# Pairs of attributes: a smaller one is explained by devices' own findings, and more than so many (the largest
+# ones) would share the budget until nothing is left of it.
+MIN_PAIR_DEVICES = 8
+MAX_PAIRS = 64
+# Devices with more attributes than this are watched by single ones alone.
+MAX_PAIRED = 16
+AND = " & "
 # Before the names of streams in joint alarms, among what stands.
 _JOINT = "joint:"
 
@@ -93,7 +104,10 @@ class MergedWatch:
         self._budget = budget
         self._bucket_s = bucket_s
         self._held: dict[tuple[str, str], _Held] = {}
-        self._yardstick: MarginalDetector | None = None
+        self._yardstick = self._new_detector(LEAST_WATCHERS)
+        self._census = Census(
+            self._yardstick, [known.schema.streams[i].name for i in known.schema.tracked_streams]
+        )
 
     def step(self, engine: Engine, now_ms: int) -> int:
         """Take every bucket that has closed since the last call; locks the database only to write it down.
@@ -102,7 +116,7 @@ class MergedWatch:
             Buckets taken, 0 if another worker was faster.
         """
         with reading(engine) as connection:
-            before, taken, rows = self._taken(connection, now_ms)
+            before, taken, rows, standing = self._taken(connection, now_ms)
         if not rows:
             return 0
         with writing(engine) as connection:
@@ -115,12 +129,46 @@ class MergedWatch:
             if fleet != before:
                 return 0
             upsert(connection, detector_states, rows)
+            self._tell(connection, standing, now_ms)
         for row in rows:
             self._held[row["scope"], row["scope_key"]].next_ms = row["next_bucket_ms"]
         return taken
 
-    def _taken(self, connection: Connection, now_ms: int) -> tuple[int | None, int, list[dict[str, Any]]]:
-        """Where we stood, how many buckets have closed, and the rows that say where we stand after them."""
+    def _tell(self, connection: Connection, standing: _Standings, now_ms: int) -> None:
+        """Write down which devices stand apart now; who has not been heard of keeps what stood."""
+        bundle = self._known.bundle
+        if standing.bucket_ms is None:
+            return
+        population = {
+            "bundle": bundle,
+            "bucket_ms": standing.bucket_ms,
+            "devices": len(standing.heard),
+        }
+        upsert(connection, populations, [population])
+        query = select(apart.c.device, apart.c.raised_ms).where(apart.c.bundle == bundle)
+        before = {row.device: row.raised_ms for row in connection.execute(query)}
+        over = sorted((before.keys() & standing.heard) - standing.apart.keys())
+        for device in over:
+            connection.execute(delete(apart).where(apart.c.bundle == bundle, apart.c.device == device))
+        rows: list[dict[str, object]] = [
+            {
+                "bundle": bundle,
+                "device": one.device,
+                "log_e": one.log_e,
+                "against": one.against,
+                "onset_ms": one.onset_ms,
+                "raised_ms": before.get(one.device, now_ms),
+                "private": one.private,
+                "streams": [[name, round(share, 4)] for name, share in one.streams],
+            }
+            for one in standing.apart.values()
+        ]
+        upsert(connection, apart, rows)
+
+    def _taken(
+        self, connection: Connection, now_ms: int
+    ) -> tuple[int | None, int, list[dict[str, Any]], _Standings]:
+        """Where we stood, how many buckets have closed, and what is to be written down after them."""
         states = {
             (row.scope, row.scope_key): row
             for row in connection.execute(
@@ -129,9 +177,10 @@ class MergedWatch:
         }
         before = states["fleet", ""].next_bucket_ms if ("fleet", "") in states else None
         raised: dict[tuple[str, str], dict[str, Any]] = {}
+        standing = _Standings()
         starts = self._closed(connection, before, now_ms)
         for start in starts:
-            for key, merged, joint in self._merged(connection, start):
+            for key, merged, joint in self._merged(connection, start, standing):
                 if key not in raised:
                     raised[key] = self._take_up(key, states.get(key), len(states))
                 detector = self._held[key].detector
@@ -151,7 +200,7 @@ class MergedWatch:
             }
             for (scope, scope_key), standing in raised.items()
         ]
-        return before, len(starts), rows
+        return before, len(starts), rows, standing
 
     def _closed(self, connection: Connection, first_ms: int | None, now_ms: int) -> Sequence[int]:
         closed_ms = now_ms - int(self._known.window_s * 1000) - TRANSIT_MS - self._bucket_s * 1000
@@ -166,7 +215,7 @@ class MergedWatch:
         return connection.execute(query).scalars().all()
 
     def _merged(
-        self, connection: Connection, start_ms: int
+        self, connection: Connection, start_ms: int, standing: _Standings
     ) -> Iterator[tuple[tuple[str, str], RobustMerge, tuple[int, Ints]]]:
         """One bucket of the fleet and of every cohort, merged from its devices so that no few can bend it."""
         query = (
@@ -175,34 +224,31 @@ class MergedWatch:
             .where(rollups.c.bundle == self._known.bundle, rollups.c.bucket_s == self._bucket_s)
             .order_by(rollups.c.scope_key)
         )
-        if self._yardstick is None:
-            self._yardstick = self._new_detector(LEAST_WATCHERS)
-        members: dict[tuple[str, str], list[int]] = {}
-        shown: list[tuple[FloatArray, FloatArray, float]] = []
+        names: list[str] = []
+        cohorts: list[list[str]] = []
+        shown: list[tuple[npt.NDArray[np.float32], FloatArray, float]] = []
         joint: list[tuple[int, Ints]] = []
         for row in connection.execute(query):
             window = Window.from_bytes(row.window)
             if window.schema_id != self._known.schema.id:
                 # From before the bundle's owner replaced what a device had said of it.
                 continue
-            for cohort in row.cohorts or []:
-                members.setdefault(("cohort", cohort), []).append(len(shown))
-            members.setdefault(("fleet", ""), []).append(len(shown))
+            names.append(row.scope_key)
+            cohorts.append(row.cohorts or [])
             sums, rows, noise = self._yardstick.read(window)
             shown.append((sums.astype(np.float32), rows, noise))
             joint.append((window.joint_rows, window.joint))
-        for key in sorted(members):
-            chosen = [shown[at] for at in members[key]]
-            if len(chosen) >= MIN_DEVICES:
-                yield (
-                    key,
-                    self._yardstick.merge(
-                        np.array([part[0] for part in chosen], dtype=np.float64),
-                        np.array([part[1] for part in chosen]),
-                        np.array([part[2] for part in chosen]),
-                    ),
-                    self._merged_joint([joint[at] for at in members[key]]),
-                )
+        if not names:
+            return
+        sums32 = np.array([part[0] for part in shown])
+        counted, noises = np.array([part[1] for part in shown]), np.array([part[2] for part in shown])
+        standing.add(start_ms, names, self._census.take(start_ms, names, sums32, counted, noises))
+        for key, chosen in sorted(_scopes(cohorts).items()):
+            yield (
+                key,
+                self._yardstick.merge(sums32[chosen].astype(np.float64), counted[chosen], noises[chosen]),
+                self._merged_joint([joint[at] for at in chosen]),
+            )
 
     def _merged_joint(self, parts: Sequence[tuple[int, Ints]]) -> tuple[int, Ints]:
         """Joint sums of those devices that send any (old ones, and private ones, do not)."""
@@ -244,6 +290,67 @@ class MergedWatch:
             self._budget.log_threshold(self._bucket_s, devices=share),
             known.joint,
         )
+
+
+@dataclass
+class _Standings:
+    """What a few buckets said of single devices, the newest of each."""
+
+    bucket_ms: int | None = None
+    heard: set[str] = field(default_factory=set)
+    apart: dict[str, Apart] = field(default_factory=dict)
+
+    def add(self, start_ms: int, heard: Sequence[str], apart: Sequence[Apart]) -> None:
+        self.bucket_ms = start_ms
+        self.heard.update(heard)
+        for device in heard:
+            self.apart.pop(device, None)
+        self.apart |= {one.device: one for one in apart if one.log_e >= LEAST_LOG_E}
+
+
+def _scopes(cohorts: Sequence[Sequence[str]]) -> dict[tuple[str, str], list[int]]:
+    """Positions of the devices of every scope that is watched."""
+    singles: dict[str, list[int]] = {}
+    pairs: dict[tuple[str, str], list[int]] = {}
+    for position, own in enumerate(cohorts):
+        for cohort in own:
+            singles.setdefault(cohort, []).append(position)
+        if len(own) <= MAX_PAIRED:
+            for pair in combinations(sorted(own), 2):
+                pairs.setdefault(pair, []).append(position)
+    result = {("fleet", ""): list(range(len(cohorts)))}
+    result |= {("cohort", name): members for name, members in singles.items()}
+    # A pair that is one of its two cohorts shows nothing that the cohort does not.
+    own_pairs = {
+        pair: members
+        for pair, members in pairs.items()
+        if MIN_PAIR_DEVICES <= len(members) < min(len(singles[name]) for name in pair)
+    }
+    largest = sorted(own_pairs, key=lambda pair: (-len(own_pairs[pair]), pair))[:MAX_PAIRS]
+    result |= {("cohort", AND.join(pair)): own_pairs[pair] for pair in largest}
+    return {key: members for key, members in result.items() if len(members) >= MIN_DEVICES}
+
+
+def devices_apart(connection: Connection, bundles: Sequence[str]) -> dict[str, Apart]:
+    """Devices that stand apart on some bundles, by name."""
+    rows = connection.execute(select(apart).where(apart.c.bundle.in_(sorted(bundles))))
+    return {
+        row.device: Apart(
+            row.device,
+            row.log_e,
+            row.against,
+            row.onset_ms,
+            row.private,
+            tuple((name, share) for name, share in row.streams),
+        )
+        for row in rows
+    }
+
+
+def compared_since(connection: Connection, bundles: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+    """For each bundle, the beginning of the newest bucket whose devices were compared, and their number."""
+    rows = connection.execute(select(populations).where(populations.c.bundle.in_(sorted(bundles))))
+    return {row.bundle: (row.bucket_ms, row.devices) for row in rows}
 
 
 def _note(raised: dict[str, Any], alarms: Sequence[Alarm], start_ms: int, bucket_s: int, now_ms: int) -> None:

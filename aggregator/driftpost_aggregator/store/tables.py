@@ -188,6 +188,29 @@ detector_states = Table(
     Column("raised", JSON, nullable=False),  # stream name -> the alarm that stands, as in findings
 )
 
+# How many devices of a bundle were compared with each other, and up to when.
+populations = Table(
+    "populations",
+    metadata,
+    Column("bundle", Text, primary_key=True),
+    Column("bucket_ms", BigInteger, nullable=False),  # beginning of the newest bucket
+    Column("devices", Integer, nullable=False),  # that sent windows of it
+)
+
+# Devices that stand apart from the others by what they send, whatever they report themselves.
+apart = Table(
+    "apart",
+    metadata,
+    Column("bundle", Text, primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("log_e", Float, nullable=False),  # against being one of the population
+    Column("against", Float, nullable=False),  # against the bundle's reference
+    Column("onset_ms", BigInteger, nullable=False),
+    Column("raised_ms", BigInteger, nullable=False),  # our clock
+    Column("private", Boolean, nullable=False),  # its windows carry noise, its findings may stay at home
+    Column("streams", JSON, nullable=False),  # [[name, share of the evidence], ...]
+)
+
 findings = Table(
     "findings",
     metadata,
@@ -234,8 +257,9 @@ incidents = Table(
     Column("model", Text, nullable=False),
     Column("bundle", Text, nullable=False),  # the one whose schema and baseline its streams speak of
     Column("bundles", JSON, nullable=False),  # ids of all that are affected, most devices first
-    Column("scope", Text, nullable=False),  # device | cohort | fleet
-    Column("scope_key", Text, nullable=False),  # as in rollups; several attributes joined by " & "
+    Column("scope", Text, nullable=False),  # device | group | cohort | fleet
+    # As in rollups; several attributes joined by " & "; of a group the device that leads it.
+    Column("scope_key", Text, nullable=False),
     Column("attributes", JSON, nullable=False),  # [[key, value], ...] that explain it
     Column("kind", Text, nullable=False),  # sensor_fault | covariate_shift | data_quality | model_fault | ...
     Column("detail", Text, nullable=False),  # the dominant finding kind: stuck, shift, ...
@@ -259,6 +283,8 @@ incidents = Table(
     Column("risk_ratio_low", Float),
     Column("reopened", Integer, nullable=False),  # how many times
     Column("absorbed_into", Text),
+    # What else speaks for the cause: counterfactual, coverage, rivals; see `cause_card.py`.
+    Column("card", JSON, nullable=False, server_default="{}"),
 )
 Index("ix_incidents_state", incidents.c.state, incidents.c.updated_ms)
 Index("ix_incidents_opened_ms", incidents.c.opened_ms)
@@ -281,7 +307,8 @@ incident_events = Table(
     Column("id", _RowNumber, primary_key=True),
     Column("incident", Text, ForeignKey("incidents.incident"), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
-    # opened | widened | absorbed | acknowledged | muted | unmuted | resolved | reopened | note | retrain
+    # opened | widened | absorbed | acknowledged | muted | unmuted | resolved | reopened | note | retrain |
+    # escalated
     Column("event", Text, nullable=False),
     Column("actor", Text, nullable=False),  # "aggregator", or the person's name
     Column("text", Text, nullable=False),
@@ -305,10 +332,19 @@ retrain_requests = Table(
     Column("new_bundle", Text),  # what the pipeline reported with "done"
     Column("detail", Text, nullable=False),  # the pipeline's last word
     Column("body", LargeBinary, nullable=False),  # the CloudEvent, byte for byte as it is sent
+    Column("devices", Integer, nullable=False),  # affected when it was asked
+    Column("gain", Float, nullable=False),  # accuracy to be won back, a share
+    Column("gain_source", Text, nullable=False),  # labels | estimate | assumed
+    Column("cost", Float, nullable=False),  # of one retraining, in the owner's unit
+    Column("priority", Float, nullable=False),  # gain * devices / cost
+    Column("reuse", JSON(none_as_null=True)),  # the known bundle whose baseline fits, as `reuse.Match` has it
+    Column("escalated_ms", BigInteger),  # when people were told that nothing came of it
 )
 # One request an episode, whatever else goes wrong.
 Index("uq_retrain_requests_episode", retrain_requests.c.incident, retrain_requests.c.episode, unique=True)
 Index("ix_retrain_requests_created_ms", retrain_requests.c.created_ms)
+Index("ix_retrain_requests_priority", retrain_requests.c.priority, retrain_requests.c.request)
+Index("ix_retrain_requests_state_updated_ms", retrain_requests.c.state, retrain_requests.c.updated_ms)
 
 deliveries = Table(
     "deliveries",
@@ -390,3 +426,102 @@ audit = Table(
     Column("previous", Text, nullable=False),
     Column("hash", Text, nullable=False),
 )
+
+# One call of `driftpost labels push`, or of the API behind it.
+label_pushes = Table(
+    "label_pushes",
+    metadata,
+    Column("push", Text, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("labels", Integer, nullable=False),  # inferences labelled in it, refused ones included
+    Column("queued", Integer, nullable=False),
+    Column("already", Integer, nullable=False),  # came before, in the very same parts
+    Column("refused", JSON, nullable=False),  # reason -> how many
+)
+Index("ix_label_pushes_at_ms", label_pushes.c.at_ms)
+
+# Labels on their way to the device that gave the answers, as one request each.
+label_batches = Table(
+    "label_batches",
+    metadata,
+    Column("batch", Text, primary_key=True),  # also the request's id: made of device and labels
+    Column("device", Text, nullable=False),
+    Column("push", Text, nullable=False),
+    Column("state", Text, nullable=False),  # waiting | done | refused | expired
+    Column("labels", Integer, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Column("settled_ms", BigInteger),
+    Column("counted", Integer, nullable=False),  # joined with an answer
+    Column("twice", Integer, nullable=False),  # of an answer that had its label
+    Column("unknown", Integer, nullable=False),  # the device does not remember the answer
+    Column("refused", Integer, nullable=False),  # no class of its model, or not one for each row
+    Column("detail", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # GivenLabels.to_bytes(); empty once settled
+)
+Index("ix_label_batches_state_next_attempt_ms", label_batches.c.state, label_batches.c.next_attempt_ms)
+Index("ix_label_batches_created_ms", label_batches.c.created_ms)
+Index("ix_label_batches_device_created_ms", label_batches.c.device, label_batches.c.created_ms)
+Index("ix_label_batches_push", label_batches.c.push)
+
+# An incident whenever what the retrain policy looks at has changed: what a policy is replayed over.
+policy_snapshots = Table(
+    "policy_snapshots",
+    metadata,
+    Column("id", _RowNumber, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("incident", Text, nullable=False),
+    Column("episode", Integer, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("scope_key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("severity", Float, nullable=False),
+    Column("affected", Integer, nullable=False),
+    Column("members", Integer, nullable=False),
+    Column("loss", Float),  # estimated loss of accuracy, a share; null where nothing tells
+)
+Index("ix_policy_snapshots_at_ms", policy_snapshots.c.at_ms)
+Index("ix_policy_snapshots_incident_id", policy_snapshots.c.incident, policy_snapshots.c.id)
+
+# Where alerts go: one row for each channel of the settings, from the moment it was first seen there.
+alert_channels = Table(
+    "alert_channels",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("since_ms", BigInteger, nullable=False),  # changes before it are nobody's news
+    Column("last_sent_ms", BigInteger),
+    Column("failing_since_ms", BigInteger),
+    Column("last_error", Text, nullable=False),
+)
+
+# Which change of an incident went to which channel in which message; "" where it was not worth one.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("event", BigInteger, primary_key=True, autoincrement=False),  # incident_events.id
+    Column("message", Text, nullable=False),
+)
+Index("ix_alerts_message", alerts.c.message)
+
+alert_messages = Table(
+    "alert_messages",
+    metadata,
+    Column("message", Text, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("state", Text, nullable=False),  # pending | sent | failed
+    Column("created_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Column("sent_ms", BigInteger),
+    Column("last_error", Text, nullable=False),
+    Column("changes", JSON, nullable=False),  # as `alerts.change.Change.to_dict` has them
+)
+Index("ix_alert_messages_state_next_attempt_ms", alert_messages.c.state, alert_messages.c.next_attempt_ms)
+Index("ix_alert_messages_created_ms", alert_messages.c.created_ms)
+Index("ix_incident_events_at_ms", incident_events.c.at_ms)
