@@ -177,6 +177,7 @@ class PaperDevice:
         source: str = "drift",
         onset_ms: int | None = None,
         log_e: float = 20.0,
+        text: str = "",
     ) -> Item:
         """A finding of the device's own detectors."""
         onset = at_ms if onset_ms is None else onset_ms
@@ -197,7 +198,7 @@ class PaperDevice:
                 onset_wall=onset,
                 mono=at_ms - self.booted_ms,
                 wall=at_ms,
-                text=f"{streams[0][0]} {direction}",
+                text=text or f"{streams[0][0]} {direction}",
                 source=source,  # type: ignore[arg-type]  # tests also send sources that do not exist
             ).to_bytes(),
         )

@@ -129,7 +129,9 @@ class Activation:
         finally:
             runtime.close()
         if not outcome.ok:
-            raise ActivationFailed(_title(bundle), "self-test", outcome.text, self._active_id())
+            raise ActivationFailed(
+                _title(bundle), "self-test", outcome.text, self._active_id(), outcome.differing
+            )
 
     def activate(self, path: Path, *, configured: bool = False) -> Bundle:
         """Verify, self-test and install a bundle, and make it the active one.

@@ -36,8 +36,8 @@ from driftpost_agent.meter import Meter
 from driftpost_agent.model_watch import ModelWatch
 from driftpost_agent.private_windows import PrivacyPolicy
 from driftpost_agent.runtime_findings import (
+    MODEL_FAULT,
     ROLLED_BACK,
-    SELF_TEST_FAILED,
     STORE_DAMAGED,
     RuntimeFindings,
 )
@@ -345,11 +345,12 @@ class Daemon:
         try:
             self._activation.self_test(bundle)
             self._self_test_problem = ""
+            self._findings.clear(MODEL_FAULT, f"{bundle.name} {bundle.version} answers as it was built to")
         except ActivationFailed as error:
             if error.step != "self-test":
                 raise
             self._self_test_problem = error.problem
-            self._findings.raise_(SELF_TEST_FAILED, error.problem, bundle.id)
+            self._findings.raise_(MODEL_FAULT, error.problem, bundle.id, error.differing, "share")
 
     def _started_model(self, bundle: Bundle) -> Runtime:
         """The bundle's model, tested on this hardware and started to serve.
@@ -449,7 +450,8 @@ class Daemon:
                 self._served_instead(serving.bundle, str(error))
         else:
             self._self_test_problem = self._bundle_problem = ""
-            self._findings.clear(ROLLED_BACK, f"{bundle.name} {bundle.version} was activated")
+            for kind in (ROLLED_BACK, MODEL_FAULT):
+                self._findings.clear(kind, f"{bundle.name} {bundle.version} was activated")
 
     def _follow_site_request(self, serving: Serving) -> None:
         """Take up a person's word on the site baseline."""

@@ -53,15 +53,24 @@ class ActivationFailed(AgentError):
         bundle: the bundle's file or id.
         step: where it failed: "verify", "self-test", "install", "start".
         rolled_back_to: id of the bundle that serves instead, or None when nothing was active before.
+        differing: of a failed self-test: share of the golden calls that are answered otherwise.
     """
 
-    def __init__(self, bundle: str, step: str, problem: str, rolled_back_to: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: str,
+        step: str,
+        problem: str,
+        rolled_back_to: str | None = None,
+        differing: float = 1.0,
+    ) -> None:
         after = f"; {rolled_back_to[:12]} stays active" if rolled_back_to else ""
         super().__init__(f"{bundle} was not activated: {step} failed: {problem}{after}")
         self.bundle = bundle
         self.step = step
         self.problem = problem
         self.rolled_back_to = rolled_back_to
+        self.differing = differing
 
 
 class LabelRefused(AgentError):

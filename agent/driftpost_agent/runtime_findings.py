@@ -14,9 +14,11 @@ from driftpost_sync.messages import MAX_TEXT_CHARS, FindingBody
 log = logging.getLogger(__name__)
 
 MODEL_CRASHED = "model_crashed"
-SELF_TEST_FAILED = "self_test_failed"
+MODEL_FAULT = "model_fault"  # the golden inputs are answered otherwise than when the bundle was built
 ROLLED_BACK = "rolled_back"
 STORE_DAMAGED = "store_damaged"
+OVER_BUDGET = "over_budget"
+BOARD = "board"
 
 
 class RuntimeFindings:
@@ -32,8 +34,16 @@ class RuntimeFindings:
         self._standing: dict[str, FindingBody] = {}
         self._count = 0
 
-    def raise_(self, kind: str, text: str, bundle: str = "") -> None:
-        """Something of this kind has begun; does nothing while it stands already."""
+    def raise_(self, kind: str, text: str, bundle: str = "", effect: float = 0.0, unit: str = "") -> None:
+        """Something of this kind has begun; does nothing while it stands already.
+
+        Args:
+            kind: of the finding.
+            text: one sentence.
+            bundle: id of the bundle that it is about, "" for none.
+            effect: its size, where it has one.
+            unit: of that size.
+        """
         with self._lock:
             if kind in self._standing:
                 return
@@ -46,9 +56,9 @@ class RuntimeFindings:
                 kind=kind,
                 streams=(),
                 log_e=0.0,
-                effect=0.0,
-                effect_natural=0.0,
-                unit="",
+                effect=effect,
+                effect_natural=effect,
+                unit=unit,
                 direction="none",
                 onset_mono=now,
                 onset_wall=wall,

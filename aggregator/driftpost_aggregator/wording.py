@@ -36,6 +36,10 @@ _DETAIL_WORDS = {
     "new_category": "has categories never seen before",
     "category_share": "has other shares of its categories",
 }
+# Findings without streams, as a title says them; the sentence has their whole text.
+_TITLE_WORDS = {
+    "model_fault": "golden inputs are answered otherwise than when the bundle was built",
+}
 
 
 def stream_words(part: StreamEvidence, detail: str) -> str:
@@ -73,7 +77,7 @@ def place_words(cause: Cause) -> str:
 
 def _changes(cause: Cause, named: int) -> str:
     if not cause.streams:
-        return cause.text or cause.detail
+        return (named == 1 and _TITLE_WORDS.get(cause.detail)) or cause.text or cause.detail
     if cause.detail == "joint":
         return _hanging_together(cause)
     return ", ".join(stream_words(part, cause.detail) for part in cause.streams[:named])

@@ -16,8 +16,9 @@ import numpy as np
 
 from driftpost_models.baseline import Baseline, Progress, build_baseline
 from driftpost_models.bundle import Bundle, Signature
-from driftpost_models.errors import InferenceFailed, ModelRefused, RuntimeCrashed
+from driftpost_models.errors import InferenceFailed, ModelRefused, ReferenceRefused, RuntimeCrashed
 from driftpost_models.feeder import Feeder, spread
+from driftpost_models.float_answers import with_float_answers
 from driftpost_models.golden import GOLDEN_ROWS, Golden, replay, tolerances
 from driftpost_models.image_files import ImageScale
 from driftpost_models.isolated import IsolatedRuntime
@@ -29,6 +30,7 @@ from driftpost_models.reference_files import ReferenceOptions, load_reference
 from driftpost_models.runtime import Array, Runtime, model_kind, read_model
 from driftpost_models.signing import PrivateKey, fingerprint
 from driftpost_models.strict_table import StrictTable, read_toml
+from driftpost_models.twin import Tolerance, scores_of
 from driftpost_sketches.drift.budget import Budget
 
 DEADLINE_S = 60.0
@@ -76,6 +78,8 @@ def build_bundle(
     author: str | None = None,
     key: PrivateKey | None = None,
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc),
+    float_model: Path | None = None,
+    float_tolerance: Tolerance | None = None,
     progress: Progress | None = None,
 ) -> Built:
     """Build a bundle and write it.
@@ -102,10 +106,13 @@ def build_bundle(
         author: who builds; the operating system's user by default.
         key: signs the bundle.
         now: the builder's clock.
+        float_model: a float build of the same model; its agreement with `model` is measured on the reference,
+            and its answers to the golden inputs go into the bundle.
+        float_tolerance: how far the two may be apart.
         progress: told how far the work is.
 
     Raises:
-        ModelRefused: the model can not be guarded.
+        ModelRefused: the model can not be guarded, or does not answer as its float twin does.
         ReferenceRefused: the reference can not be read or does not fit.
         ConfigError: a wish does not fit.
         OSError: the bundle can not be written.
@@ -148,6 +155,27 @@ def build_bundle(
     finally:
         runtime.close()
     golden, golden_notes = _golden(content, kind, data)
+    golden = dataclasses.replace(golden, scores=scores_of(outputs, baseline.probes.probes))
+    float_facts = None
+    if float_model is not None:
+        if reference is None:
+            raise ReferenceRefused("a float model is compared on a reference; give one as well")
+
+        def fresh() -> Runtime:
+            return IsolatedRuntime(content, kind=kind, deadline_s=DEADLINE_S)
+
+        float_content = read_model(float_model)
+        tolerance = float_tolerance or Tolerance()
+        golden, found = with_float_answers(golden, fresh, float_content, data)
+        note = tolerance.check(found)
+        golden_notes += (note,) if note else ()
+        float_facts = {
+            "file": float_model.name,
+            "sha256": hashlib.sha256(float_content).hexdigest(),
+            **found.to_dict(),
+            "least_agreement": tolerance.agreement,
+            "most_distance": tolerance.distance,
+        }
     created = now().astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
     digest = hashlib.sha256(content).hexdigest()
     bundle = Bundle(
@@ -178,6 +206,7 @@ def build_bundle(
                 "preprocessing": list(data.preprocessing),
                 "times": None if data.times is None else [_utc(data.times[0]), _utc(data.times[-1])],
             },
+            "float_model": float_facts,
             "states": dict(baseline.states),
             "tools": _tools(*facts),
             "author": author or _user(),

@@ -16,6 +16,7 @@ from driftpost_models.errors import BundleMalformed, ConfigError, ProbeError
 from driftpost_models.golden import Golden, SelfTest, replay
 from driftpost_models.input_limits import InputLimits
 from driftpost_models.policy import Policy
+from driftpost_models.probes.classification import SCORES
 from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_models.runtime import Array, Runtime, TensorSpec
 from driftpost_models.signing import PrivateKey, PublicKey
@@ -205,7 +206,9 @@ def _members(bundle: Bundle) -> dict[str, bytes]:
 def _golden_members(golden: Golden) -> dict[str, bytes]:
     members = {}
     index: dict[str, object] = {"tolerance": dict(golden.tolerance)}
-    for side, arrays in (("inputs", golden.inputs), ("outputs", golden.outputs)):
+    index["scores"] = dict(golden.scores)
+    sides = ("inputs", golden.inputs), ("outputs", golden.outputs), ("float_outputs", golden.float_outputs)
+    for side, arrays in sides:
         entries = []
         for position, (name, array) in enumerate(arrays.items()):
             # Tensor names may hold anything; member names are ours.
@@ -317,7 +320,7 @@ def _golden(members: Mapping[str, bytes]) -> Golden:
     ):
         raise BundleMalformed("golden.json: tolerances must be positive numbers")
     sides: dict[str, dict[str, Array]] = {}
-    for side in ("inputs", "outputs"):
+    for side in ("inputs", "outputs", "float_outputs"):
         arrays: dict[str, Array] = {}
         for entry in _list(index, side):
             if not isinstance(entry, dict):
@@ -334,4 +337,12 @@ def _golden(members: Mapping[str, bytes]) -> Golden:
     calls = {len(array) for arrays in sides.values() for array in arrays.values()}
     if len(calls) != 1 or set(sides["outputs"]) != set(tolerance):
         raise BundleMalformed("golden.json: inputs, outputs and tolerances do not belong together")
-    return Golden(sides["inputs"], sides["outputs"], {name: float(v) for name, v in tolerance.items()})
+    scores, twins = index["scores"], sides["float_outputs"]
+    if not isinstance(scores, dict) or not all(kind in SCORES for kind in scores.values()):
+        raise BundleMalformed("golden.json: scores must say what outputs hold")
+    if not {*scores, *twins} <= set(sides["outputs"]):
+        raise BundleMalformed("golden.json: scores, or a float model's answers, of no output")
+    if any(a.dtype != np.float32 or a.shape != sides["outputs"][n].shape for n, a in twins.items()):
+        raise BundleMalformed("golden.json: a float model's answers must be float32, shaped as the outputs")
+    tolerated = {name: float(v) for name, v in tolerance.items()}
+    return Golden(sides["inputs"], sides["outputs"], tolerated, scores, twins)

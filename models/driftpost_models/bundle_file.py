@@ -22,7 +22,7 @@ from driftpost_models.runtime import MAX_MODEL_BYTES
 from driftpost_models.signing import ALGORITHM, PrivateKey, PublicKey, fingerprint, verified
 
 FORMAT = "driftpost-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"

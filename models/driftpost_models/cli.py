@@ -21,6 +21,7 @@ from driftpost_models.signing import (
     save_private_key,
     save_public_key,
 )
+from driftpost_models.twin import LEAST_AGREEMENT, MOST_DISTANCE, Tolerance
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BUNDLE = FileArgument("Check the path; `driftpost bundle build` makes a bundle.")
@@ -69,6 +70,25 @@ def bundle() -> None:
 @click.option(
     "--row-seconds", type=click.FloatRange(min=0, min_open=True), help="Between rows, with --start."
 )
+@click.option(
+    "--float-model",
+    type=_MODEL,
+    help="A float build of the same model: how far both agree is measured, and devices get its answers.",
+)
+@click.option(
+    "--float-agreement",
+    type=click.FloatRange(0, 1),
+    default=LEAST_AGREEMENT,
+    show_default=True,
+    help="Least share of rows to which both builds give the same best class.",
+)
+@click.option(
+    "--float-distance",
+    type=click.FloatRange(0, 1),
+    default=MOST_DISTANCE,
+    show_default=True,
+    help="Most that answers may lie apart: half the summed differences of probabilities, or parts of range.",
+)
 @click.option("--budget", help="False alarms allowed, such as '1 per device-year'.")
 @click.option("--smallest-effect", type=float, help="Smallest change worth an alarm, in standard deviations.")
 @click.option("--window-seconds", type=float, help="Length of a window.")
@@ -87,6 +107,9 @@ def build(  # noqa: PLR0917 - click passes every option by name
     time: str | None,
     start: str | None,
     row_seconds: float | None,
+    float_model: Path | None,
+    float_agreement: float,
+    float_distance: float,
     budget: str | None,
     smallest_effect: float | None,
     window_seconds: float | None,
@@ -94,6 +117,8 @@ def build(  # noqa: PLR0917 - click passes every option by name
     """Build a bundle from a model and reference data."""
     if reference is None and labels is not None:
         raise click.UsageError("--labels are of a reference; give --reference as well")
+    if reference is None and float_model is not None:
+        raise click.UsageError("--float-model is compared on a reference; give --reference as well")
     try:
         with ProgressBars() as bars:
             built = build_bundle(
@@ -114,6 +139,8 @@ def build(  # noqa: PLR0917 - click passes every option by name
                 window_seconds=window_seconds,
                 author=author,
                 key=None if key_file is None else load_private_key(key_file),
+                float_model=float_model,
+                float_tolerance=Tolerance(float_agreement, float_distance),
                 progress=bars.update,
             )
     except ModelError as error:

@@ -13,6 +13,7 @@ from driftpost_models.build import Built
 from driftpost_models.bundle import Bundle
 from driftpost_models.runtime import TensorSpec
 from driftpost_models.site_policy import HOLD
+from driftpost_models.twin import Agreement
 from driftpost_sketches.labels.betting import confidence_sequence
 from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.labels.reliability import STEPS
@@ -42,6 +43,7 @@ def built_text(built: Built) -> str:
     ]
     if built.accuracy is not None:
         lines.append(f"  accuracy   {built.accuracy:.1%} on the reference's labels")
+    lines += _float_lines(bundle)
     lines += _stream_lines(bundle)
     lines += _policy_lines(bundle)
     if built.notes:
@@ -256,7 +258,16 @@ def _stream_lines(bundle: Bundle) -> list[str]:
 
 def _golden_lines(bundle: Bundle) -> list[str]:
     allowed = ", ".join(f"{name} +-{value:.3g}" for name, value in bundle.golden.tolerance.items())
-    return [f"  golden     {bundle.golden.calls} calls, tolerance {allowed}"]
+    return [f"  golden     {bundle.golden.calls} calls, tolerance {allowed}", *_float_lines(bundle)]
+
+
+def _float_lines(bundle: Bundle) -> list[str]:
+    """How far the model agrees with its float build."""
+    facts = bundle.provenance.get("float_model")
+    if not isinstance(facts, Mapping):
+        return []
+    found = Agreement.from_dict(facts)
+    return [f"  float      {facts.get('file')}: {found.text}"]
 
 
 def _performance_lines(record: PerformanceRecord) -> list[str]:

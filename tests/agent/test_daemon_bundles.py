@@ -22,6 +22,7 @@ from driftpost_models.errors import ModelRefused
 from driftpost_models.runtime import Runtime, load_model
 from driftpost_models.signing import load_public_key
 from driftpost_sync.clock import SystemClock
+from driftpost_sync.messages import FindingBody
 from driftpost_sync.systemd import Notifier
 from mosquitto import free_port
 from wire import wait_until
@@ -100,6 +101,33 @@ def test_a_bundle_that_is_refused_at_the_start_gives_way_to_its_predecessor(boar
     # The next start has nothing to go back from.
     with board.serving() as daemon:
         assert daemon.status()["model"]["bundle"] == one.id
+
+
+def test_a_runtime_that_answers_the_golden_inputs_otherwise_is_a_model_fault_in_store_and_wire(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board's runtime was updated since the activation: it serves, and says what that is worth."""
+    one = board.activation.activate(board.bundles / "mlp.bundle", configured=True)
+    other = Bundle.open(board.bundles / "mlp2.bundle", None)
+    monkeypatch.setattr(board, "start", lambda bundle: load_model(other.model_bytes))
+    with board.serving() as daemon:
+        document = daemon.status()
+        assert document["model"]["bundle"] == one.id
+        assert kinds(document) == [("model_fault", "raised")]
+        assert document["health"]["reasons"][0].startswith("self-test: output 'p' of golden call")
+        store = daemon._store
+        (finding,) = store.findings(standing=True)
+        assert (finding["unit"], finding["source"]) == ("share", "runtime")
+        assert 0 < finding["effect"] <= 1
+        assert "golden calls get another best class" in finding["text"]
+        with store.outbox_transaction() as outbox:
+            batch = outbox.next_batch(1 << 20, now=0)
+        assert batch is not None
+        (sent,) = (FindingBody.from_bytes(item.body) for item in batch.rows if item.kind == "finding")
+        assert (sent.kind, sent.bundle, sent.text) == ("model_fault", one.id, finding["text"])
+    monkeypatch.undo()
+    with board.serving() as daemon:
+        assert kinds(daemon.status()) == [("model_fault", "cleared")]
 
 
 def test_without_a_predecessor_the_start_fails_with_the_reason(board: Board) -> None:

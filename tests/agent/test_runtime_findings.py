@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.clocks import ManualClock
-from driftpost_agent.runtime_findings import MODEL_CRASHED, SELF_TEST_FAILED, RuntimeFindings
+from driftpost_agent.runtime_findings import MODEL_CRASHED, MODEL_FAULT, RuntimeFindings
 from driftpost_agent.store import Store
 
 
@@ -22,7 +22,7 @@ def test_each_kind_stands_at_most_once_and_clears_under_its_own_name(store: Stor
     findings = RuntimeFindings(store, ManualClock())
     findings.raise_(MODEL_CRASHED, "ended by SIGSEGV", "b" * 64)
     findings.raise_(MODEL_CRASHED, "ended by SIGSEGV again")
-    findings.raise_(SELF_TEST_FAILED, "differs")
+    findings.raise_(MODEL_FAULT, "differs")
     assert store.finding_counts() == (2, 2)
     assert findings.stands(MODEL_CRASHED)
     findings.clear(MODEL_CRASHED, "ran for a minute")
@@ -35,9 +35,9 @@ def test_each_kind_stands_at_most_once_and_clears_under_its_own_name(store: Stor
 def test_what_an_earlier_start_left_standing_is_settled(store: Store) -> None:
     RuntimeFindings(store, ManualClock()).raise_(MODEL_CRASHED, "ended by SIGSEGV")
     later = RuntimeFindings(store, ManualClock(5_000))
-    later.raise_(SELF_TEST_FAILED, "differs")
+    later.raise_(MODEL_FAULT, "differs")
     later.settle()
-    assert [finding["kind"] for finding in store.findings(standing=True)] == [SELF_TEST_FAILED]
+    assert [finding["kind"] for finding in store.findings(standing=True)] == [MODEL_FAULT]
 
 
 def test_a_long_text_is_cut_to_what_a_message_holds(store: Store) -> None:

@@ -72,6 +72,7 @@ def causes(findings: list[Finding], **shown: Measured) -> list[Cause]:
         ("nonfinite_output", "quality", Kind.MODEL_FAULT),
         ("out_of_range", "quality", Kind.COVARIATE_SHIFT),
         ("crashed", "runtime", Kind.MODEL_FAULT),
+        ("model_fault", "runtime", Kind.MODEL_FAULT),
         ("disk_full", "device", Kind.DEVICE_FAULT),
     ],
 )
@@ -226,3 +227,16 @@ def test_a_device_that_sent_nothing_since_the_onset_is_not_called_unaffected(
 
 def test_an_onset_before_today_carries_its_date() -> None:
     assert since(NOW - 86_400_000, NOW) == "2026-09-20 14:13 UTC"
+
+
+def test_a_cohort_whose_runtime_computes_otherwise_is_one_model_fault_that_names_it() -> None:
+    said = (
+        "output 'p' of golden call 3 differs from the bundle by 4 times its tolerance; 5 of 12 golden calls"
+    )
+    fault = {"kind": "model_fault", "source": "runtime", "streams": (), "log_e": 0.0, "text": said}
+    (found,) = causes([finding(name, **fault) for name in FLEET[:4]])
+    assert (found.kind, found.scope_key, found.detail) == (Kind.MODEL_FAULT, "camera=B", "model_fault")
+    assert title(found) == (
+        "camera=B: model fault, golden inputs are answered otherwise than when the bundle was built"
+    )
+    assert said in sentence(found, NOW)

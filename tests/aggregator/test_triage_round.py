@@ -509,13 +509,19 @@ def test_a_crashed_model_and_a_full_disk_are_faults_not_drift(engine: Engine, bu
     fleet.step()
     crash = {"kind": "crashed", "source": "runtime", "streams": (("model", 1.0),), "log_e": 0.0}
     disk = {"kind": "disk_full", "source": "device", "streams": (("disk", 1.0),), "log_e": 0.0}
-    fleet.step({}, [(2, crash), (7, disk)])
+    said = "output 'p' of golden call 6 differs from the bundle by 9.8 times its tolerance"
+    fault = {"kind": "model_fault", "source": "runtime", "streams": (), "log_e": 0.0, "text": said}
+    fleet.step({}, [(2, crash), (5, fault), (7, disk)])
     for _ in range(4):
         fleet.step()
-    assert {(one["scope_key"], one["kind"]) for one in fleet.incidents()} == {
-        ("m2", "model_fault"),
-        ("m7", "device_fault"),
+    found = {one["scope_key"]: one for one in fleet.incidents()}
+    assert {key: one["kind"] for key, one in found.items()} == {
+        "m2": "model_fault",
+        "m5": "model_fault",
+        "m7": "device_fault",
     }
+    assert "golden inputs are answered otherwise" in found["m5"]["title"]
+    assert said in found["m5"]["cause"]
 
 
 def test_a_device_that_claims_impossible_counts_does_not_keep_the_others_from_being_judged(

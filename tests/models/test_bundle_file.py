@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from driftpost_models import bundle_file
-from driftpost_models.bundle_file import MANIFEST, SIGNATURE, read_archive, write_archive
+from driftpost_models.bundle_file import FORMAT_VERSION, MANIFEST, SIGNATURE, read_archive, write_archive
 from driftpost_models.errors import BundleMalformed, BundleTooNew, BundleUntrusted
 from driftpost_models.signing import fingerprint, generate
 
@@ -218,7 +218,7 @@ def test_a_newer_format_asks_for_an_update_and_says_both_versions(path: Path) ->
     _zip(path, [(MANIFEST, _manifest({}, format_version=7))])
     with pytest.raises(BundleTooNew, match="update driftpost") as error:
         read_archive(path, None)
-    assert (error.value.found, error.value.known) == (7, 2)
+    assert (error.value.found, error.value.known) == (7, FORMAT_VERSION)
 
 
 def test_truncated_and_flipped_files_never_open_and_never_raise_anything_else(path: Path) -> None:
