@@ -25,13 +25,6 @@ CONSTANT_WIDTH = 1e-6
 SATURATION_ELEMENTS = 64
 # Elements of a row that are looked at for saturation, at most; the rest of a large frame tells the same.
 SAMPLED_ELEMENTS = 4096
-# Of an 8-bit image every so many bytes are screened first; prime, so as to fall into no step with its rows.
-SCREEN_STRIDE = 37
-# Fewest bytes that a screening may judge by.
-SCREEN_LEAST = 100
-# Share of the allowed clipped elements below which a screening is sure: with half of all clipped, the chance
-# to see a quarter in a hundred is one in ten million.
-SCREENED = 0.5
 # How far from the reference's largest share of clipped elements towards "all of them" is saturated.
 SATURATION_STEP = 0.5
 
@@ -58,12 +51,12 @@ class TensorCheck:
         self._bounded = info is None or self._lowest > info.min or self._highest < info.max
         self._floor, self._ceiling = _ends(dtype, limits)
         self._most_shares = _most_shares(limits)
-        self._ends_of_codes: bytes | None = None
+        # Where both ends are single bytes, counting those in a row's bytes is the quickest check.
+        self._end_bytes: tuple[bytes, bytes] | None = None
         if self._saturable and dtype.itemsize == 1:
-            codes = np.arange(256).astype(np.uint8).view(dtype)
-            self._ends_of_codes = (
-                ((codes <= self._floor) + 2 * (codes >= self._ceiling)).astype(np.uint8).tobytes()
-            )
+            info = np.iinfo(dtype)
+            if self._floor == info.min and self._ceiling == info.max:
+                self._end_bytes = self._floor.tobytes(), self._ceiling.tobytes()
 
     def passes(self, rows: NDArray[Any]) -> bool:
         """Whether every row is fine.
@@ -98,17 +91,13 @@ class TensorCheck:
         """
         if self._bounded and not self._inside(whole.reshape(1, -1)):
             return False
-        return not self._saturable or not self._clipped_image(kept, raw[::SCREEN_STRIDE])
-
-    def _clipped_image(self, kept: NDArray[Any], screen: bytes) -> bool:
-        if self._ends_of_codes is not None:
-            ends = screen.translate(self._ends_of_codes)
-            # Far fewer than allowed among a hundred or more: the whole can not hold more than allowed.
-            most = len(screen) * SCREENED
-            low, high = self._most_shares
-            if len(screen) >= SCREEN_LEAST and ends.count(1) < low * most and ends.count(2) < high * most:
-                return False
-        return self._saturated_row(kept)
+        if not self._saturable:
+            return True
+        if self._end_bytes is None:
+            return not self._saturated_row(kept)
+        (lowest, highest), (low, high) = self._end_bytes, self._most_shares
+        size = len(raw)
+        return raw.count(lowest) <= low * size and raw.count(highest) <= high * size
 
     def _saturated_row(self, row: NDArray[Any]) -> bool:
         low, high = self._most_shares

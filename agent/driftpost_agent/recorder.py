@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from driftpost_agent.block_buffer import BlockBuffer, Raw, RowLayout
 from driftpost_agent.season_clock import season_seconds
 from driftpost_models.probes.block import Block
-from driftpost_models.probes.decimation import Decimated
+from driftpost_models.probes.decimation import Positions
 from driftpost_models.probes.probe_set import ProbeSet
 from driftpost_sketches.accumulator import WindowAccumulator
 from driftpost_sketches.derived.plan import DerivedPlan
@@ -339,7 +339,7 @@ def _view(block: BlockBuffer) -> Block:
         latency_us=block.latency_us[:rows],
         verdict=block.verdict[:rows],
         answered=None if block.answered[:rows].all() else block.answered[:rows],
-        decimated={name: Decimated(one, block.inputs[name][:rows]) for name, one in how.items()},
+        positions={name: Positions(one, block.inputs[name][:rows]) for name, one in how.items()},
     )
 
 

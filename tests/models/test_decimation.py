@@ -8,7 +8,7 @@ import pytest
 from driftpost_models.probes.block import Block
 from driftpost_models.probes.classification import Classification
 from driftpost_models.probes.codes import Codes
-from driftpost_models.probes.decimation import DECIMATED_BYTES, MOST, Decimated, Decimation
+from driftpost_models.probes.decimation import DECIMATED_BYTES, MOST, Decimation, Positions
 from driftpost_models.probes.image import Image
 from driftpost_models.probes.limits import Limits
 from driftpost_models.probes.probe_set import ProbeSet
@@ -58,14 +58,15 @@ def test_positions_are_pixels_with_their_right_and_lower_neighbours(
     image = planes[0] if layout == "hw" else np.moveaxis(planes, 0, -1) if layout == "nhwc" else planes
     how = Decimation.of(layout, shape)
     assert how is not None
-    found = how.positions(how.take_rows(image[None].astype(np.float32)))
-    assert found.here.shape[1] == min(channels, 3)
-    sharp = 1 if channels >= 3 else 0
-    np.testing.assert_array_equal(found.right[0] - found.here[0, sharp], 1)
-    np.testing.assert_array_equal(found.below[0] - found.here[0, sharp], 1000)
-    assert np.unique(found.here).size == found.here.size
-    assert found.values.shape == (1, found.here.size)
-    assert max(found.here.shape[2:]) <= MOST
+    found = Positions(how, how.take_rows(image[None].astype(np.float32)))
+    here, right, below = np.split(found.kept[0], [how.seen * how.count, (how.seen + 1) * how.count])
+    assert how.seen == min(channels, 3)
+    sharp = here.reshape(how.seen, -1)[1 if channels >= 3 else 0]
+    np.testing.assert_array_equal(right - sharp, 1)
+    np.testing.assert_array_equal(below - sharp, 1000)
+    assert np.unique(here).size == here.size
+    np.testing.assert_array_equal(found.values[0], here)
+    assert how.count <= MOST**2
 
 
 @pytest.mark.parametrize(
@@ -75,15 +76,20 @@ def test_what_has_no_neighbours_is_not_decimated(layout: str, shape: tuple[int, 
     assert Decimation.of(layout, shape) is None
 
 
-def test_parts_of_positions_join_to_the_whole() -> None:
+def test_parts_of_positions_are_the_whole_in_order() -> None:
     how = Decimation.of("nhwc", (50, 50, 3))
     assert how is not None
-    whole = how.positions(how.take_rows(_images(7, (50, 50, 3))))
+    whole = Positions(how, how.take_rows(_images(7, (50, 50, 3))))
     parts = whole.slices(3)
-    assert [len(part.here) for part in parts] == [3, 3, 1]
-    joined = type(whole).joined(parts)
-    for name in ("here", "right", "below"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+    assert [len(part.kept) for part in parts] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate([part.kept for part in parts]), whole.kept)
+
+
+def test_what_is_kept_of_an_image_is_a_few_kilobytes_whatever_its_size() -> None:
+    for side in (96, 224, 640, 2160):
+        how = Decimation.of("nhwc", (side, side, 3))
+        assert how is not None
+        assert how.shape[0] <= 5 * MOST**2 < 4096
 
 
 def _probes(*more: str) -> ProbeSet:
@@ -110,7 +116,7 @@ def test_probes_read_the_same_from_whole_and_from_decimated_images() -> None:
     assert how is not None
     kept = np.stack([how.take(image) for image in images])
     first, codes = whole.extract(Block({"image": images}, outputs, *rest))
-    second, same = decimated.extract(Block({}, outputs, *rest, decimated={"image": Decimated(how, kept)}))
+    second, same = decimated.extract(Block({}, outputs, *rest, positions={"image": Positions(how, kept)}))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(codes["codes"], same["codes"])
     assert codes["codes"].shape[1] < 96 * 96 * 3 / 10

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from driftpost_models.probes.decimation import Decimated, Positions
+from driftpost_models.probes.decimation import Positions
 from driftpost_models.runtime import Array, TensorSpec
 
 
@@ -25,6 +25,7 @@ class Block:
         received: `bool[rows]`, False where the inputs could not be kept (wrong shape or dtype); None for all
             True.
         answered: `bool[rows]`, False where the model gave no outputs; None for all True.
+        positions: decimated images of inputs that are not in `inputs`, by tensor name.
     """
 
     inputs: Mapping[str, Array]
@@ -33,7 +34,6 @@ class Block:
     verdict: npt.NDArray[np.int64]
     received: npt.NDArray[np.bool_] | None = None
     answered: npt.NDArray[np.bool_] | None = None
-    decimated: Mapping[str, Decimated] = field(default_factory=dict)
     positions: Mapping[str, Positions] = field(default_factory=dict)
 
     @property

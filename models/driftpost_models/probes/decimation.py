@@ -1,8 +1,8 @@
-"""What is kept of a large image: pairs of neighbouring pixel rows, evenly spaced.
+"""What is kept of a large image: evenly spaced pixels, each with a neighbour to the right and one below.
 
-Pixel rows are runs of memory, so taking some of a frame costs a microsecond where copying all of it, or
-picking single pixels from it, costs ten and more. Within the pairs every so many pixels are read, with the
-neighbour to the right and the one below: enough for light, colour, codes and sharpness.
+That is enough for light, colour, codes and sharpness. One call into numpy picks them, a nanosecond each, from
+runs of memory that the model reads next anyway; what is kept is a hundredth of a frame, so that a block of
+hundreds of frames does not push the model's weights out of the caches.
 """
 
 from __future__ import annotations
@@ -33,38 +33,21 @@ class Positions:
 
     Attributes:
         how: they were decimated.
-        here: array[rows, channels, pairs, positions] in one piece, of up to three channels.
-        right: array[rows, pairs, positions], neighbours to the right in one channel (the second of three).
-        below: array[rows, pairs, positions], neighbours below in that channel.
+        kept: array[rows, *how.shape]: the pixels of up to three channels, one channel after the other, then
+            their neighbours to the right and those below, in one channel (the second of three).
     """
 
     how: Decimation
-    here: Array
-    right: Array
-    below: Array
+    kept: Array
 
     @property
     def values(self) -> Array:
         """The pixels without their neighbours, array[rows, values]."""
-        return self.here.reshape(len(self.here), -1)
+        return self.kept[:, : self.how.seen * self.how.count]
 
     def slices(self, rows: int) -> list[Positions]:
         """The same in parts of so many rows at most."""
-        return [
-            Positions(self.how, self.here[at:end], self.right[at:end], self.below[at:end])
-            for at in range(0, len(self.here), rows)
-            for end in (at + rows,)
-        ]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Positions]) -> Positions:
-        """Inverse of `slices`."""
-        return cls(
-            parts[0].how,
-            np.concatenate([part.here for part in parts]),
-            np.concatenate([part.right for part in parts]),
-            np.concatenate([part.below for part in parts]),
-        )
+        return [Positions(self.how, self.kept[at : at + rows]) for at in range(0, len(self.kept), rows)]
 
 
 @dataclass(frozen=True)
@@ -100,7 +83,7 @@ class Decimation:
 
     @cached_property
     def step(self) -> int:
-        """Pixel rows from one pair to the next."""
+        """Pixel rows from one position to the next."""
         return _spacing(self.tall)
 
     @cached_property
@@ -109,31 +92,47 @@ class Decimation:
         return _spacing(self.wide)
 
     @cached_property
-    def pairs(self) -> int:
-        """Pairs of rows."""
-        return self.tall // self.step if self.step > 1 else self.tall - 1
+    def seen(self) -> int:
+        """Channels that are looked at; a fourth is no colour."""
+        return min(self.channels, 3)
 
     @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of a decimated image: planes, pairs, values of a pair. Interleaved channels are one plane."""
+    def _places(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Pixel rows and columns of the positions, amid their steps."""
+        return (
+            np.arange((self.step - 1) // 2, self.tall - 1, self.step),
+            np.arange((self.stride - 1) // 2, self.wide - 1, self.stride),
+        )
+
+    @cached_property
+    def count(self) -> int:
+        """Positions of an image."""
+        return len(self._places[0]) * len(self._places[1])
+
+    @cached_property
+    def shape(self) -> tuple[int]:
+        """Shape of a decimated image."""
+        return ((self.seen + 2) * self.count,)
+
+    @cached_property
+    def _taken(self) -> npt.NDArray[np.intp]:
+        """Where all that is kept stands in the flattened image."""
+        down, across = self._places
+        sharp = 1 if self.seen == 3 else 0
+        parts = [self._index(channel, down, across) for channel in range(self.seen)]
+        parts += [self._index(sharp, down, across + 1), self._index(sharp, down + 1, across)]
+        return np.concatenate(parts)
+
+    def _index(
+        self, channel: int, down: npt.NDArray[np.intp], across: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.intp]:
+        pixels = (down[:, None] * self.wide + across).reshape(-1)
         if self.layout == "nhwc":
-            return 1, self.pairs, 2 * self.wide * self.channels
-        return self.channels, self.pairs, 2 * self.wide
-
-    @cached_property
-    def _line(self) -> int:
-        """Values of a pixel row."""
-        return self.shape[2] // 2
-
-    @cached_property
-    def _lines(self) -> npt.NDArray[np.intp]:
-        """Numbers of the pixel rows that are kept, counted through the planes; pairs lie amid their step."""
-        first = np.arange(self.pairs) * self.step + max(0, self.step - 2) // 2
-        lines = np.arange(self.shape[0])[:, None, None] * self.tall + first[:, None] + np.arange(2)
-        return lines.reshape(-1).astype(np.intp)
+            return pixels * self.channels + channel
+        return pixels + channel * self.tall * self.wide
 
     def take(self, image: Array) -> Array:
-        """One image's pairs.
+        """What is kept of one image.
 
         Args:
             image: array of the image's shape, ones before it allowed.
@@ -141,45 +140,15 @@ class Decimation:
         Returns:
             array[shape], a copy.
         """
-        # Whole pixel rows by number: no view of the frame has to be made for that.
-        rows: Array = image.reshape(-1, self._line).take(self._lines, axis=0)
-        return rows.reshape(self.shape)
+        taken: Array = image.take(self._taken)
+        return taken
 
     def take_rows(self, images: Array) -> Array:
-        """The pairs of several images: array[rows, *shape]."""
-        rows: Array = images.reshape(len(images), -1, self._line).take(self._lines, axis=1)
-        return rows.reshape(len(images), *self.shape)
-
-    def positions(self, pairs: Array) -> Positions:
-        """Read the positions from `array[rows, *shape]`."""
-        at = slice((self.stride - 1) // 2, self.wide - 1, self.stride)
-        beside = slice(at.start + 1, self.wide, self.stride)
-        seen = min(self.channels, 3)
-        sharp = 1 if seen == 3 else 0
-        if self.layout == "nhwc":
-            pixels = pairs.reshape(len(pairs), self.pairs, 2, self.wide, self.channels)
-            here = np.moveaxis(pixels[:, :, 0, at, :seen], -1, 1)
-            right, below = pixels[:, :, 0, beside, sharp], pixels[:, :, 1, at, sharp]
-        else:
-            lines = pairs.reshape(len(pairs), self.channels, self.pairs, 2, self.wide)
-            here = lines[:, :seen, :, 0, at]
-            right, below = lines[:, sharp, :, 0, beside], lines[:, sharp, :, 1, at]
-        return Positions(self, np.ascontiguousarray(here), right, below)
+        """What is kept of several images: array[rows, *shape]."""
+        rows: Array = images.reshape(len(images), -1).take(self._taken, axis=1)
+        return rows
 
 
 def _spacing(side: int) -> int:
     """Pixels from one position to the next along a side."""
     return max(1, math.ceil(side / MOST), min(SPACING, side // FEWEST))
-
-
-@dataclass(frozen=True)
-class Decimated:
-    """Rows of decimated images.
-
-    Attributes:
-        how: they were decimated.
-        pairs: array[rows, *how.shape].
-    """
-
-    how: Decimation
-    pairs: Array

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from driftpost_models.probes.block import Block
 from driftpost_models.probes.decimation import Decimation, Positions
 from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, numeric, role_of, tensor_rows
+from driftpost_models.probes.row_counts import row_counts
 from driftpost_models.runtime import Array, TensorSpec
 
 LAYOUTS = ("nhwc", "nchw", "hw")
@@ -19,8 +20,8 @@ LAYOUTS = ("nhwc", "nchw", "hw")
 SATURATED = 0.01
 """Share of the full scale next to either end that counts as saturated: 2 of 255."""
 
-_CHUNK_ROWS = 64
-"""Images worked on at a time: their positions stay in a core's cache."""
+_CHUNK_VALUES = 1 << 18
+"""Values of images worked on at a time: a megabyte in single precision."""
 
 _FLAT = 1e-6
 """Contrast below which an image has no edges to be sharp."""
@@ -89,41 +90,37 @@ class Image(Probe):
             how = None if raw is None or len(raw) == 0 else Decimation.of(self.layout, raw.shape[1:])
             if raw is None or how is None:
                 return missing(block.rows, width), {}
-            # In slices: the pairs of a thousand large images are a gigabyte.
-            slices = [raw[at : at + _CHUNK_ROWS] for at in range(0, len(raw), _CHUNK_ROWS)]
-            parts = [self._measure(how.positions(how.take_rows(part))) for part in slices]
-        else:
-            parts = [self._measure(part) for part in found.slices(_CHUNK_ROWS)]
+            found = Positions(how, how.take_rows(raw))
+        rows = max(1, _CHUNK_VALUES // found.kept.shape[1])
+        parts = [self._measure(part) for part in found.slices(rows)]
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)), {}
 
     def _measure(self, positions: Positions) -> npt.NDArray[np.float64]:
-        raw = positions.here
-        rows, channels = raw.shape[:2]
-        whole, flat = np.float32(self.high - self.low), raw.reshape(rows, -1)
+        how, raw = positions.how, positions.values
+        rows, seen, count = len(raw), how.seen, how.count
+        whole = np.float32(self.high - self.low)
         with np.errstate(all="ignore"):
             # Single precision throughout: rows are short, numpy sums pairwise, memory traffic is what costs.
-            here = raw.astype(np.float32, copy=False).reshape(rows, channels, -1)
-            grey = here[:, 0]
-            if channels == 3:
-                grey = grey + here[:, 1]
-                grey += here[:, 2]
+            kept = positions.kept.astype(np.float32).reshape(rows, seen + 2, count)
+            grey = kept[:, 0]
+            if seen == 3:
+                grey = grey + kept[:, 1]
+                grey += kept[:, 2]
                 grey *= np.float32(1 / 3)
-            elif channels == 2:
-                grey = here.mean(axis=1)
-            change = self._change(positions.how, grey) / whole
+            elif seen == 2:
+                grey = kept[:, :2].mean(axis=1)
+            change = self._change(how, grey) / whole
             level = grey.mean(axis=1)
             apart = grey - level[:, None]
             contrast = np.sqrt(_mean_square(apart)) / whole
-            green = here[:, 1 if channels == 3 else 0]
-            across = positions.right.reshape(rows, -1).astype(np.float32) - green
-            down = positions.below.reshape(rows, -1).astype(np.float32) - green
-            edges = np.sqrt((_mean_square(across) + _mean_square(down)) / 2) / whole
+            steps = kept[:, seen:] - kept[:, 1 if seen == 3 else 0][:, None]
+            edges = np.sqrt(_mean_square(steps.reshape(rows, -1))) / whole
             sharpness = np.where(contrast > _FLAT, edges / np.maximum(contrast, _FLAT), contrast * 0.0)
-            dark, bright = self._ends(flat)
+            dark, bright = self._ends(raw)
             brightness = (level - np.float32(self.low)) / whole
             columns = [brightness, contrast, sharpness, dark, bright, change]
             if self._coloured:
-                colour = (here.mean(axis=2) - np.float32(self.low)) / whole
+                colour = (kept[:, :seen].mean(axis=2) - np.float32(self.low)) / whole
                 total = colour.sum(axis=1)
                 # A black image has no colour: its balance is neutral, not missing.
                 neutral = ~(np.abs(total) > _FLAT) & np.isfinite(total)
@@ -139,7 +136,10 @@ class Image(Probe):
             darkest, brightest = _code(math.floor(low), flat.dtype), _code(math.ceil(high), flat.dtype)
         else:
             darkest, brightest = np.array(low, flat.dtype), np.array(high, flat.dtype)
-        return _shares(np.less_equal(flat, darkest)), _shares(np.greater_equal(flat, brightest))
+        size = flat.shape[1]
+        return row_counts(np.less_equal(flat, darkest)) / size, row_counts(
+            np.greater_equal(flat, brightest)
+        ) / size
 
     def _change(self, how: Decimation, grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Mean absolute step from the frame before, across the borders of blocks."""
@@ -159,12 +159,6 @@ def _mean_square(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     squares: npt.NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
     squares /= np.float32(rows.shape[1])
     return squares
-
-
-def _shares(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Share of each row; counting row by row is twice as fast as along an axis."""
-    shares: npt.NDArray[np.float64] = np.array([np.count_nonzero(row) for row in hits]) / hits.shape[1]
-    return shares
 
 
 def _code(value: int, dtype: np.dtype[np.generic]) -> Array:

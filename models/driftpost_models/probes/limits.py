@@ -9,11 +9,9 @@ import numpy as np
 
 from driftpost_models.probes.block import Block
 from driftpost_models.probes.probe import Extract, Probe, StreamDraft, missing, numeric, role_of, values_of
+from driftpost_models.probes.row_counts import row_counts
 from driftpost_models.runtime import TensorSpec
 from driftpost_sketches.drift.describe import LIMITS_UNIT
-
-LONG_ROW = 256
-"""Values of a row from which a loop over rows pays."""
 
 
 @dataclass
@@ -51,9 +49,5 @@ class Limits(Probe):
         unsigned = flat.view(f"u{self.tensor.dtype.itemsize}")
         shift = 1 if self.tensor.dtype.kind == "u" else (1 << (8 * self.tensor.dtype.itemsize - 1)) + 1
         at_limit = unsigned + unsigned.dtype.type(shift) <= 1
-        if flat.shape[1] >= LONG_ROW:
-            # Row by row numpy counts a byte at a time in wide registers; along an axis it does not.
-            counts = np.array([np.count_nonzero(row) for row in at_limit])
-        else:
-            counts = np.count_nonzero(at_limit, axis=1)
+        counts = row_counts(at_limit)
         return counts[:, np.newaxis] / flat.shape[1], {}

@@ -21,9 +21,6 @@ from driftpost_sketches.schema import StreamKind
 
 FORMAT_VERSION = 1
 
-_SLICE = 64
-"""Images decimated at a time."""
-
 MAX_PROBES = 512
 """Probes of one model. A model with a hundred tensors has two or three for each."""
 
@@ -84,18 +81,14 @@ class ProbeSet:
         return Decimation.of(layout, row_shape)
 
     def _placed(self, block: Block) -> Block:
-        """The block with the positions of its large images read, whether they come whole or decimated."""
+        """The block with its large images decimated, whether they come so or whole."""
         if not self._images:
             return block
-        positions = {name: kept.how.positions(kept.pairs) for name, kept in block.decimated.items()}
+        positions = dict(block.positions)
         for name, raw in block.inputs.items():
             how = self.decimation(name, raw.shape[1:], raw.dtype) if len(raw) else None
             if how is not None:
-                # In slices: the pairs of a thousand large images are a gigabyte, their positions are not.
-                parts = [
-                    how.positions(how.take_rows(raw[at : at + _SLICE])) for at in range(0, len(raw), _SLICE)
-                ]
-                positions[name] = Positions.joined(parts)
+                positions[name] = Positions(how, how.take_rows(raw))
         return replace(block, positions=positions)
 
     def _adjusted(self, draft: StreamDraft) -> StreamDraft:
