@@ -105,6 +105,7 @@ class WindowChecks:
         remembered: the latest findings, also without a store.
         store_problem: why windows can't be stored now, "" when they can.
         given_up: windows that were too large for any message.
+        holding: while set, windows without findings wait in memory and merge: the card may take no more now.
 
     Args:
         bundle: whose windows.
@@ -165,6 +166,7 @@ class WindowChecks:
         self.remembered: deque[FindingBody] = deque(maxlen=MAX_REMEMBERED)
         self.store_problem = ""
         self.given_up = 0
+        self.holding = False
         self._restore()
 
     @property
@@ -272,7 +274,8 @@ class WindowChecks:
             self._waiting.append(
                 _Waiting(closed, _float16(self.evidence()), findings, state, self._standing.to_plain(), site)
             )
-            self._store_waiting(self._store)
+            if not self.holding or findings:
+                self._store_waiting(self._store)
             while len(self._waiting) > MAX_WAITING:
                 self._merge_oldest()
 

@@ -24,6 +24,10 @@ from numpy.typing import NDArray
 
 from driftpost_agent import site_request, status
 from driftpost_agent.activation import Activation, PointerStamp
+from driftpost_agent.board import read_board
+from driftpost_agent.board_log import BoardLog
+from driftpost_agent.budgets import Actions, Budgets, folder_bytes
+from driftpost_agent.budgets import Reading as BudgetReading
 from driftpost_agent.description import description
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
 from driftpost_agent.footprint import footprint, give_back
@@ -36,7 +40,9 @@ from driftpost_agent.meter import Meter
 from driftpost_agent.model_watch import ModelWatch
 from driftpost_agent.private_windows import PrivacyPolicy
 from driftpost_agent.runtime_findings import (
+    BOARD,
     MODEL_FAULT,
+    OVER_BUDGET,
     ROLLED_BACK,
     STORE_DAMAGED,
     RuntimeFindings,
@@ -65,6 +71,10 @@ log = logging.getLogger(__name__)
 ROUND_S = 0.5
 # Seconds a loop may take to come round: a window's transaction on a slow card takes one or two.
 LOOP_LIMIT_S = 30.0
+# Seconds between two looks at what the agent takes of its board.
+BUDGET_S = 5.0
+# Looks at the budgets between two walks over the store's folder: every file of it is asked for its size.
+DISK_EVERY = 12
 # Seconds between two looks at the size of the local history.
 PRUNE_S = 86_400.0
 # A clean stop takes at most 5 s; what may be used of them, in seconds.
@@ -140,6 +150,17 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         self._ledgers = LedgerSchedule(settings.number("sync.ledger_seconds"), monotonic())
         self._prune_due = monotonic()
+        self._board = BoardLog(clock.mono_ms())
+        self._board_due = self._budgets_due = monotonic()
+        self._disk = (0, 0)
+        actions = Actions(
+            give_back=give_back,
+            shrink=self._store.shrink,
+            hold_windows=self._hold_windows,
+            pace_uplink=self._pace_uplink,
+            stretch=self._stretch,
+        )
+        self._budgets = Budgets(settings, store_path.parent, actions, clock.mono_ms())
 
     # The server's side; called from many threads.
 
@@ -190,6 +211,8 @@ class Daemon:
             "link": status.link_facts(uplink.status() if uplink else None, uplink.address if uplink else ""),
             "store": status.store_facts(self._store, self._store_problem()),
             "process": status.process_facts(footprint(pid)),
+            "budgets": self._budgets.facts(),
+            "board": self._board.facts(),
             "clock": {"mono_ms": self._clock.mono_ms(), "wall_good": self._clock.wall_ms() is not None},
             "activations": [asdict(entry) for entry in self._store.activations(status.SHOWN)],
         }
@@ -288,13 +311,24 @@ class Daemon:
             self._watch.look(self._serving.guard.runtime, self._serving.bundle.id)
         serving = self._serving
         if serving is not None:
-            serving.guard.checks.retry()
+            if not serving.guard.checks.holding:
+                serving.guard.checks.retry()
             self._follow_site_request(serving)
         if self._uplink is not None:
             acknowledged = not self._ledgers.begun and self._uplink.window_acknowledged()
             if self._ledgers.due(now, acknowledged=acknowledged):
                 self._uplink.queue_ledger()
             self._uplink.problem()
+        if now >= self._board_due:
+            self._board_due = now + self._settings.number("board.seconds")
+            self._board.add(
+                read_board(self._store.path.parent, self._settings.path("board.root")), self._clock.mono_ms()
+            )
+            self._tell(BOARD, self._board.problems())
+        if now >= self._budgets_due:
+            self._budgets_due = now + BUDGET_S
+            self._budgets.look(self._taken(), self._clock.mono_ms())
+            self._tell(OVER_BUDGET, self._budgets.problems(self._clock.mono_ms()))
         if now >= self._prune_due:
             self._prune_due = now + PRUNE_S
             self._store.prune(round(self._settings.number("store.history_mb") * 2**20))
@@ -302,6 +336,43 @@ class Daemon:
         if summary != self._said:
             self._said = summary
             self._notifier.status(summary)
+
+    def _tell(self, kind: str, problems: Sequence[str]) -> None:
+        """A finding of this kind while there are problems."""
+        if problems:
+            self._findings.raise_(kind, "; ".join(problems))
+        else:
+            self._findings.clear(kind, "it is over")
+
+    def _taken(self) -> BudgetReading:
+        """What this agent takes of its board now."""
+        looks, size = self._disk
+        if looks <= 0:
+            looks, size = DISK_EVERY, folder_bytes(self._store.path.parent)
+        self._disk = looks - 1, size
+        pid = getattr(self._serving.guard.runtime, "pid", None) if self._serving else None
+        taken = footprint(pid)
+        link = self._uplink.status() if self._uplink else None
+        return BudgetReading(
+            memory=round((taken.agent_mb + taken.model_mb) * 2**20),
+            disk=size,
+            written=round(taken.written_mb * 2**20),
+            sent=link.sent_bytes if link else 0,
+            largest_message=link.largest_message if link else 0,
+            cpu_ms=time.process_time() * 1000,
+        )
+
+    def _hold_windows(self, held: bool) -> None:
+        if self._serving is not None:
+            self._serving.guard.checks.holding = held
+
+    def _pace_uplink(self, held: bool) -> None:
+        if self._uplink is not None:
+            self._uplink.hold_windows(held)
+
+    def _stretch(self, times: int) -> None:
+        if self._serving is not None:
+            self._serving.guard.stretch(times)
 
     def _stop(self) -> None:
         """Stop within 5 s: take no more requests, record the open window, say what there is to say, end."""
@@ -326,6 +397,7 @@ class Daemon:
             thread.join(ROUND_S)
         if serving is not None:
             serving.guard.close(STOP_CALLS_S)
+        self._budgets.keep(self._clock.mono_ms())
         self._store.close()
         log.info("stopped")
 
@@ -518,6 +590,8 @@ class Daemon:
                 link_down_s=down_s,
                 self_test_problem=self._self_test_problem,
                 bundle_problem=self._bundle_problem,
+                board_problems=self._board.problems(),
+                budget_problems=self._budgets.problems(self._clock.mono_ms()),
             )
         )
 

@@ -317,6 +317,11 @@ class Guard:
         if self.labels is not None:
             self.labels.tick()
 
+    def stretch(self, times: int) -> None:
+        """Sketch rows that many times more rarely than `flush_seconds` says, in larger blocks."""
+        if self._ticker is not None:
+            self._ticker.stretch(times)
+
     def close(self, calls_s: float = CLOSE_CALLS_S) -> None:
         """Record the open window, stop the thread, and close the model; a second call does nothing.
 

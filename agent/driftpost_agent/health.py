@@ -63,6 +63,8 @@ class Signs:
         link_down_s: how long that has been so, seconds.
         self_test_problem: what differed when the golden inputs were replayed at start, "" if nothing.
         bundle_problem: why another bundle serves than the one that was asked for, "" while that is not so.
+        board_problems: what is wrong with the board itself.
+        budget_problems: what takes more of the board than it may, and what is done about it.
     """
 
     serving: bool
@@ -73,6 +75,8 @@ class Signs:
     link_down_s: float = 0.0
     self_test_problem: str = ""
     bundle_problem: str = ""
+    board_problems: tuple[str, ...] = ()
+    budget_problems: tuple[str, ...] = ()
 
 
 # Seconds without the aggregator before it shows in the health: reconnects and restarts of a broker pass.
@@ -95,6 +99,8 @@ def assess(signs: Signs) -> tuple[Health, tuple[str, ...]]:
         degraded.append(f"windows wait in memory: {signs.store_problem}")
     if signs.link_problem and signs.link_down_s > LINK_PATIENCE_S:
         degraded.append(f"nothing was delivered for {signs.link_down_s:.0f} s: {signs.link_problem}")
+    degraded += signs.board_problems
+    degraded += (f"over budget: {problem}" for problem in signs.budget_problems)
     if failing:
         return Health.FAILING, (*failing, *degraded)
     if degraded:

@@ -11,6 +11,8 @@ import re
 import socket
 from pathlib import Path
 
+from driftpost_agent.board_settings import BOARD_SETTINGS
+from driftpost_agent.budget_settings import BUDGET_SETTINGS
 from driftpost_models.providers import PREFERRED, PROVIDERS
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, SettingsTable
@@ -178,6 +180,8 @@ TABLE = SettingsTable(
             minimum=1,
             maximum=86400,
         ),
+        *BUDGET_SETTINGS,
+        *BOARD_SETTINGS,
         *MQTT_SETTINGS,
         Setting(
             "policy.on_bad_verdict",

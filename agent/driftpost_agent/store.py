@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Bytes of messages that wait, unless told otherwise: three weeks of 41 streams at full resolution.
 OUTBOX_BYTES = 16 << 20
+# What is left to it where the disk's budget is spent: some sixty windows of a day each.
+LEAST_OUTBOX_BYTES = 256 << 10
 # Windows between looks at how much waits: a look reads the head of every waiting row.
 LOOK_EVERY = 8
 # Pages without content that stay in the file: giving each back and taking it again would only wear the card.
@@ -74,7 +76,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         self.recovered_rows = 0
         self._claim = claim
         self._closed = False
-        self._outbox_bytes = outbox_bytes
+        self._outbox_bytes = self._full_outbox_bytes = outbox_bytes
         self._until_look = 1
 
     @classmethod
@@ -281,6 +283,24 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 # Not `execute`: it takes a single step of a statement without columns, which frees one page.
                 self._db.executescript(f"pragma incremental_vacuum({free - KEEP_FREE_PAGES})")
         return removed
+
+    def shrink(self, excess: int) -> None:
+        """Give back about this many bytes: acknowledged history first, then the resolution of what waits.
+
+        Nothing that waits is dropped. 0 lets the outbox have its full size again.
+        """
+        if excess <= 0:
+            self._outbox_bytes = self._full_outbox_bytes
+            return
+        with self.lock:
+            (history,) = self._db.execute(
+                "select coalesce(sum(length(body)), 0) from messages where status = 1"
+            ).fetchone()
+        self.prune(max(0, history - excess))
+        if history < excess:
+            room = self.outbox_pending().bytes - (excess - history)
+            self._outbox_bytes = max(LEAST_OUTBOX_BYTES, min(self._outbox_bytes, room))
+            self._until_look = 1
 
     def bytes_on_disk(self) -> int:
         """Size of the database with its log, in bytes."""

@@ -35,6 +35,7 @@ class Ticker:
         self._tick = tick
         self._until_due = until_due
         self._interval_s = interval_s
+        self._stretched = 1
         self._progress = progress
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -48,6 +49,10 @@ class Ticker:
         """Tick now."""
         self._woken.set()
 
+    def stretch(self, times: int) -> None:
+        """Tick that many times more rarely, except when something is due."""
+        self._stretched = max(1, times)
+
     def stop(self) -> bool:
         """End the thread; returns whether it ended in time."""
         self._stopping.set()
@@ -58,7 +63,7 @@ class Ticker:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._woken.wait(min(self._interval_s, max(0.001, self._until_due())))
+            self._woken.wait(min(self._interval_s * self._stretched, max(0.001, self._until_due())))
             self._woken.clear()
             if self._stopping.is_set():
                 return

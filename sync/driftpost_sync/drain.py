@@ -102,6 +102,7 @@ class Counters:
     batches: int = 0
     messages: int = 0
     bytes: int = 0
+    largest: int = 0
     acknowledged: int = 0
     resent: int = 0
 
@@ -233,6 +234,7 @@ class Drain:
         self.counters.batches += 1
         self.counters.messages += len(ids)
         self.counters.bytes += size
+        self.counters.largest = max(self.counters.largest, size)
         self.counters.resent += len(self._expired.intersection(ids.values()))
         self._expired.difference_update(ids.values())
         if batch.historical:

@@ -84,6 +84,7 @@ class LinkStatus:
         connects: connections that were accepted.
         in_flight_messages, in_flight_bytes: sent, not acknowledged by the aggregator.
         sent_messages, sent_bytes: handed to the broker, repeats included; bodies and bytes of envelopes.
+        largest_message: bytes of the largest envelope so far.
         acked_messages: settled by the aggregator while under way.
         resent_messages: sent once more.
         refused_messages: set aside because the aggregator or the broker will never take them.
@@ -102,6 +103,7 @@ class LinkStatus:
     in_flight_bytes: int = 0
     sent_messages: int = 0
     sent_bytes: int = 0
+    largest_message: int = 0
     acked_messages: int = 0
     resent_messages: int = 0
     refused_messages: int = 0
@@ -173,6 +175,7 @@ class Link:
             log=log,
         )
         self._ready = False
+        self._windows_held = False
         self._look_ms = 0
         self._look_wanted = threading.Event()
         self._pause_until = 0
@@ -197,6 +200,14 @@ class Link:
         """There is something new in the outbox; from any thread."""
         self._look_wanted.set()
         self._line.waker.wake()
+
+    def hold_windows(self, held: bool) -> None:
+        """Leave windows in the outbox, or send them again; everything else goes on. From any thread."""
+        if held is self._windows_held:
+            return
+        self._windows_held = held
+        if not held:
+            self.wake()
 
     def announce(self) -> None:
         """What `presence` returns has changed: publish it again; from any thread."""
@@ -330,6 +341,7 @@ class Link:
                     live_since=self._line.connected_since,
                     historical=allowance.historical,
                     probe=self._drain.silent,
+                    windows=not self._windows_held,
                 )
                 comparable = batch is not None and outbox.comparable(batch.incarnation)
             if batch is None:
@@ -492,6 +504,7 @@ class Link:
             in_flight_bytes=size,
             sent_messages=counters.messages,
             sent_bytes=counters.bytes,
+            largest_message=counters.largest,
             acked_messages=counters.acknowledged,
             resent_messages=counters.resent,
             refused_messages=self._refused,

@@ -198,6 +198,7 @@ class Outbox(Quarantine):
         historical: bool = True,
         max_items: int = MAX_ITEMS,
         probe: bool = False,
+        windows: bool = True,
     ) -> Batch | None:
         """Take what should be sent next, and mark it as sent, in the caller's transaction.
 
@@ -211,11 +212,12 @@ class Outbox(Quarantine):
             max_items: most rows.
             probe: prefer what was sent before. To an aggregator that does not answer, the same messages go
                 again and again: what never left may still be merged when room gets short.
+            windows: whether windows may go now.
 
         Returns:
             None when there is nothing to send.
         """
-        options = (max_bytes, now, exclude, live_since, historical, max_items)
+        options = (max_bytes, now, exclude, live_since, historical, max_items, windows)
         return (self._take(*options, only_sent=True) if probe else None) or self._take(*options)
 
     def _take(  # noqa: PLR0917  # next_batch's own, in its order
@@ -226,13 +228,14 @@ class Outbox(Quarantine):
         live_since: int | None,
         historical: bool,
         max_items: int,
+        windows: bool,
         *,
         only_sent: bool = False,
     ) -> Batch | None:
         batch: list[OutboxRow] = []
         first: tuple[int, bool] | None = None
         size = ENVELOPE_BYTES
-        for meta in self._waiting(exclude, only_sent):
+        for meta in self._waiting(exclude, only_sent, windows):
             old = meta.incarnation != self.incarnation or live_since is None or meta.mono < live_since
             if old and not historical:
                 if meta.kind == "window":
@@ -254,11 +257,13 @@ class Outbox(Quarantine):
                 break
         return None if first is None else Batch(first[0], first[1], tuple(batch))
 
-    def _waiting(self, exclude: Collection[int], only_sent: bool) -> Iterator[_Meta]:
+    def _waiting(self, exclude: Collection[int], only_sent: bool, windows: bool) -> Iterator[_Meta]:
         """Pending rows in the order of sending, without their bodies."""
         columns = "id, incarnation, kind, mono, length(body), sent"
         pending = "status = 0 AND id NOT IN (SELECT id FROM quarantine)" + " AND sent = 1" * only_sent
         for kind in sorted(KINDS):  # describe, finding, ledger, window
+            if kind == "window" and not windows:
+                continue
             order = "DESC" if kind == "window" else "ASC"
             # In slices: no cursor stays open while rows change, and no backlog is loaded whole.
             after: int | None = None

@@ -181,3 +181,29 @@ def test_what_was_found_in_a_window_that_is_given_up_is_reported(
     guard.close()
     assert guard.checks.given_up == 10
     assert store.finding_counts()[1] >= 1
+
+
+def test_while_the_card_is_spared_windows_wait_and_merge_but_what_was_found_is_written(
+    mlp_bundle: Bundle, store: FullDisk
+) -> None:
+    clock = ManualClock()
+    guard = Guard(mlp_bundle, store=store, clock=clock, window_seconds=1.0, threaded=False)
+    guard.checks.holding = True
+    record(guard, clock, MAX_WAITING + 30)
+    assert stored(store) == []
+    assert guard.checks.waiting <= MAX_WAITING
+    assert guard.checks.store_problem == ""
+    for number in range(40):
+        guard.run(tabular_rows(60, seed=number, shift=3.0))
+        clock.advance(1_000)
+        guard.tick()
+        if store.finding_counts()[0]:
+            break
+    assert store.finding_counts()[0] >= 1
+    assert guard.checks.waiting < 40
+    guard.checks.holding = False
+    guard.flush()
+    guard.close()
+    assert store.outbox_total().recorded.rows == sum(window.rows for _, window in stored(store))
+    assert store.outbox_total().merged.windows == 0
+    assert sum(window.parts for _, window in stored(store)) > MAX_WAITING + 30

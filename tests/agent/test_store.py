@@ -317,3 +317,43 @@ def test_windows_that_outgrow_their_budget_wait_as_coarser_ones(tmp_path: Path) 
         total = store.outbox_total()
         assert total.pending == total.recorded == Tally(400, 2_000)
         assert total.merged.windows > 300
+
+
+def test_a_store_that_must_shrink_gives_up_history_first_and_then_resolution_but_nothing_that_waits(
+    tmp_path: Path,
+) -> None:
+    schema = Schema([Stream("x", StreamKind.NUMERIC, Role.INPUT, edges=(0.0,))])
+    accumulator = WindowAccumulator(schema)
+
+    def record(store: Store, first: int, count: int) -> None:
+        with store.transaction():
+            for number in range(first, first + count):
+                accumulator.update(np.full((5, 1), float(number)))
+                sketch = accumulator.take()[0].to_bytes()
+                body = replace(window_body(number), schema_id=schema.id, window=sketch)
+                store.record_window(body, windows=1, rows=5)
+
+    with Store.open(tmp_path / "agent.db", clock=ManualClock(), random=random.Random(7)) as store:
+        with store.transaction():
+            for number in range(200):
+                store.outbox.put("finding", bytes(1_000), mono=number)
+        while True:
+            with store.transaction():
+                batch = store.outbox.next_batch(100_000, now=0)
+                if batch is None:
+                    break
+                store.outbox.acknowledge(batch.incarnation, [(row.seq, row.seq) for row in batch.rows])
+        record(store, 0, 4_000)
+        before = store.outbox_pending().bytes
+        assert before > 500_000
+        store.shrink(400_000)
+        with store.lock:
+            history = store._db.execute("select count(*) from messages where status = 1").fetchone()
+        assert history == (0,)
+        record(store, 4_000, 20)
+        assert store.outbox_pending().bytes < before - 150_000
+        assert store.outbox_total().pending == Tally(4_020, 20_100)
+        store.shrink(0)
+        settled = store.outbox_total().merged.windows
+        record(store, 4_020, 100)
+        assert store.outbox_total().merged.windows == settled

@@ -438,3 +438,12 @@ class Accounts(RuleBasedStateMachine):
 
 TestAccounts = Accounts.TestCase
 TestAccounts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_while_the_uplink_is_paced_everything_but_windows_goes(outbox):
+    put(outbox)
+    put(outbox, "finding")
+    put(outbox)
+    assert seqs(take(outbox, windows=False)) == [2]
+    assert take(outbox, windows=False, exclude=(2,)) is None
+    assert seqs(take(outbox, exclude=(2,))) == [3, 1]
