@@ -201,6 +201,8 @@ def kind(name: str) -> str:
 
 # Findings whose kind says more than a size would.
 _PLAIN_DETAILS = {
+    "board": "heat or supply voltage",
+    "over_budget": "takes more of its board than it may",
     "stuck": "repeats one value",
     "frozen": "repeats one picture or row",
     "missing": "is missing",
