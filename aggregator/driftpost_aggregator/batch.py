@@ -1,66 +1,79 @@
-"""One batch of messages inside one transaction: decode, check, count what is new, merge it."""
+"""One batch of messages inside one transaction: count what is new, merge it, say what to acknowledge.
+
+On PostgreSQL any number of workers do this side by side. Devices' rows are locked in the order of their
+names, and with them everything that is kept by device, so one message that two workers hold counts once; what
+all devices share is locked at the very end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, text, tuple_, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
-from driftpost_aggregator import presence
+from driftpost_aggregator import device_rows, presence
 from driftpost_aggregator.catch_up import attributes_of, catch_up
-from driftpost_aggregator.checks import CheckedWindow, check_envelope, check_window
+from driftpost_aggregator.checks import (
+    CheckedWindow,
+    check_circumstances,
+    check_envelope,
+    check_window,
+    joint_of,
+)
+from driftpost_aggregator.device_rows import Growth
 from driftpost_aggregator.errors import BundleRejected, MessageRejected
 from driftpost_aggregator.label_rollups import LabelContribution, check_labels, merge_labels
+from driftpost_aggregator.labels.forwarding import settle
 from driftpost_aggregator.merge import Contribution, merge_into_rollups
+from driftpost_aggregator.places import Incoming, Place, ReadSketch, decode, read_sketches
 from driftpost_aggregator.registry import Registry, register
 from driftpost_aggregator.seen import Seen
+from driftpost_aggregator.store import bulk, locks
 from driftpost_aggregator.store.database import upsert
-from driftpost_aggregator.store.tables import (
-    devices,
-    findings,
-    ledgers,
-    quarantine,
-    seen,
-    windows,
-)
-from driftpost_aggregator.times import Sent, moment
+from driftpost_aggregator.store.tables import findings, ledgers, quarantine, seen, windows
+from driftpost_aggregator.times import moment
+from driftpost_sketches.window_batch import WindowBatch
 from driftpost_sync import topics
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.messages import (
     MAX_ITEMS,
     Ack,
+    AnswerBody,
     Body,
     DescribeBody,
-    Envelope,
     FindingBody,
-    Item,
     LabelsBody,
     LedgerBody,
     WindowBody,
-    decode_body,
     printable,
     ranges_of,
 )
 
+__all__ = ["Batch", "Incoming", "Reply"]
+
 # A rejected message is kept up to this length, bytes; messages themselves are limited to 64 KiB.
 MAX_KEPT_BYTES = 64 * 1024
-# Workers that share one PostgreSQL merge one after the other: this arbitrary number is their advisory lock.
-_MERGE_LOCK = 0x6472_6968
 # Refusals in one acknowledgement: with reasons of 200 characters at 4 bytes each they take 39 kB, so that
 # 512 ranges fit beside them into the 64 KiB that a device reads.
 MAX_REFUSED = 48
-# Keys asked for in one statement.
-_KEYS_PER_QUERY = 2_000
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A message as it came from the broker; `received_ms` is our clock, Unix ms."""
-
-    topic: str
-    payload: bytes
-    received_ms: int
+_WINDOW_COLUMNS = (
+    "device",
+    "incarnation",
+    "seq",
+    "bundle",
+    "schema_id",
+    "start_ms",
+    "end_ms",
+    "clock",
+    "received_ms",
+    "rows",
+    "parts",
+    "window",
+    "evidence",
+    "merged",
+)
 
 
 @dataclass(frozen=True)
@@ -71,25 +84,6 @@ class Reply:
     ack: Ack
 
 
-@dataclass(frozen=True)
-class _Place:
-    incoming: Incoming
-    envelope: Envelope
-    item: Item
-
-    @property
-    def device(self) -> str:
-        return self.envelope.device
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.envelope.device, self.envelope.incarnation
-
-    @property
-    def sent(self) -> Sent:
-        return Sent(self.envelope.mono, self.envelope.wall, self.incoming.received_ms)
-
-
 @dataclass
 class _Answer:
     acked: list[int] = field(default_factory=list)
@@ -97,25 +91,12 @@ class _Answer:
     wanted: set[str] = field(default_factory=set)
 
 
-@dataclass
-class _Growth:
-    """What the batch adds to a device's row."""
-
-    last_seen_ms: int
-    incarnation: int = 0
-    windows: int = 0
-    parts: int = 0
-    rows: int = 0
-    quarantined: int = 0
-    last_window_ms: int | None = None
-    evidence: float | None = None
-
-
 class Batch:
     """The work of one transaction.
 
+    `add` and `prepare` need no transaction, `finish` does everything that does.
+
     Args:
-        connection: in a write transaction; the caller commits.
         registry: known bundles.
         fleet: whose topics we take.
         bucket_s: length of a rollup's bucket, seconds.
@@ -123,29 +104,27 @@ class Batch:
         now_ms: Unix ms.
     """
 
+    _connection: Connection
+
     def __init__(
-        self,
-        connection: Connection,
-        registry: Registry,
-        *,
-        fleet: str,
-        bucket_s: int,
-        quarantine_rows: int,
-        now_ms: int,
+        self, registry: Registry, *, fleet: str, bucket_s: int, quarantine_rows: int, now_ms: int
     ) -> None:
-        self._connection = connection
         self._registry = registry
         self._fleet = fleet
         self._bucket_s = bucket_s
         self._quarantine_rows = quarantine_rows
         self._now_ms = now_ms
-        self._items: list[_Place] = []
+        self._items: list[Place] = []
+        self._bodies: list[Body | MalformedMessage] = []
+        self._sketches: dict[int, ReadSketch] = {}
+        self._refused: list[tuple[Place, str]] = []  # before anything was looked at
         self._states: list[Incoming] = []
-        self._growth: dict[str, _Growth] = {}
+        self._growth: dict[str, Growth] = {}
+        self._unborn: set[str] = set()
         self._answers: dict[tuple[str, int], _Answer] = {}
         self._seen: dict[tuple[str, int], Seen] = {}
         self._changed: set[tuple[str, int]] = set()
-        self._windows: list[dict[str, object]] = []
+        self._windows: list[bulk.Values] = []
         self._contributions: list[Contribution] = []
         self._labels: list[LabelContribution] = []
         self._undescribed: set[str] = set()  # bundles of labels that nobody has described
@@ -169,35 +148,62 @@ class Batch:
         growth.incarnation = max(growth.incarnation, envelope.incarnation)
         self._answers.setdefault((envelope.device, envelope.incarnation), _Answer())
         for item in envelope.items:
-            place = _Place(incoming, envelope, item)
+            place = Place(incoming, envelope, item)
             if refuse is None:
                 self._items.append(place)
             else:
-                self._refuse(place, refuse)
+                self._refused.append((place, refuse))
 
-    def finish(self) -> list[Reply]:
-        """Do everything that needs the database, and say what to acknowledge after the commit."""
-        if self._connection.dialect.name == "postgresql":
-            self._connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MERGE_LOCK})
+    def prepare(self, engine: Engine) -> None:
+        """Decode what was added, and read its sketches; looks only for bundles that are new here."""
+        self._bodies = decode(self._items)
+        self._sketches = read_sketches(self._bodies, self._registry, engine)
+
+    def finish(self, connection: Connection) -> list[Reply]:
+        """Do everything that needs the database, and say what to acknowledge after the commit.
+
+        Args:
+            connection: in a write transaction; the caller commits.
+        """
+        self._connection = connection
+        if self._describes_news():
+            locks.hold(connection, locks.INGEST)
+        else:
+            locks.share(connection, locks.INGEST)
+        self._unborn = device_rows.lock(connection, self._growth, self._born())
         for incoming in self._states:
             self._presence(incoming)
         self._load_seen()
-        self._create_devices()
-        decoded = [(place, body) for place in self._items if (body := self._decode(place)) is not None]
+        for place, reason in self._refused:
+            self._refuse(place, reason)
         # Descriptions first: the windows beside them can then be checked and merged at once.
-        for place, body in decoded:
-            if isinstance(body, DescribeBody):
-                self._count(place, body)
-        for place, body in decoded:
-            if not isinstance(body, DescribeBody):
-                self._count(place, body)
+        order = sorted(
+            range(len(self._items)), key=lambda index: not isinstance(self._bodies[index], DescribeBody)
+        )
+        for index in order:
+            self._count(index)
         self._write()
         return list(self._replies())
 
-    def _growing(self, device: str, received_ms: int) -> _Growth:
-        growth = self._growth.setdefault(device, _Growth(received_ms))
+    def _describes_news(self) -> bool:
+        """Whether a description may make windows count that other workers have stored, or store just now."""
+        return any(
+            isinstance(body, DescribeBody) and self._registry.find(self._connection, body.bundle) is None
+            for body in self._bodies
+        )
+
+    def _growing(self, device: str, received_ms: int) -> Growth:
+        growth = self._growth.setdefault(device, Growth(received_ms))
         growth.last_seen_ms = max(growth.last_seen_ms, received_ms)
         return growth
+
+    def _born(self) -> list[str]:
+        """Devices of whose presence the batch tells."""
+        names = []
+        for incoming in self._states:
+            with suppress(MalformedMessage):
+                names.append(topics.parse(incoming.topic).device)
+        return names
 
     def _presence(self, incoming: Incoming) -> None:
         try:
@@ -206,46 +212,22 @@ class Batch:
             )
         except MessageRejected as error:
             self._set_aside(incoming, "state", error.reason)
+        else:
+            self._unborn.discard(topics.parse(incoming.topic).device)
 
     def _load_seen(self) -> None:
         keys = sorted({place.key for place in self._items})
-        for begin in range(0, len(keys), _KEYS_PER_QUERY):
-            query = select(seen).where(
-                tuple_(seen.c.device, seen.c.incarnation).in_(keys[begin : begin + _KEYS_PER_QUERY])
-            )
-            for row in self._connection.execute(query):
-                self._seen[row.device, row.incarnation] = Seen.from_row(row.through, row.beyond)
+        columns = (seen.c.device, seen.c.incarnation)
+        for device, incarnation, through, beyond in bulk.fetch(
+            self._connection, seen, columns, keys, (*columns, seen.c.through, seen.c.beyond)
+        ):
+            self._seen[device, incarnation] = Seen.from_row(through, beyond)
         for key in keys:
             self._seen.setdefault(key, Seen())
 
-    def _create_devices(self) -> None:
-        rows: list[dict[str, object]] = [
-            {
-                "device": device,
-                "online": False,
-                "first_seen_ms": growth.last_seen_ms,
-                "last_seen_ms": growth.last_seen_ms,
-                "windows": 0,
-                "parts": 0,
-                "rows": 0,
-                "quarantined": 0,
-            }
-            for device, growth in self._growth.items()
-        ]
-        upsert(self._connection, devices, rows, keep=True)
-
-    def _decode(self, place: _Place) -> Body | None:
-        if place.item.seq in self._seen[place.key]:
-            self._answers[place.key].acked.append(place.item.seq)
-            return None
-        try:
-            return decode_body(place.item.kind, place.item.body)
-        except MalformedMessage as error:
-            self._refuse(place, str(error))
-            return None
-
-    def _count(self, place: _Place, body: Body) -> None:
-        """Take one body, unless it was taken by an earlier message of this very batch."""
+    def _count(self, index: int) -> None:
+        """Take one body, unless it was taken before, or by an earlier message of this very batch."""
+        place, body = self._items[index], self._bodies[index]
         taken = self._seen[place.key]
         if place.item.seq in taken:
             self._answers[place.key].acked.append(place.item.seq)
@@ -253,14 +235,18 @@ class Batch:
         try:
             # Before anything is counted: what is refused must leave no trace.
             taken.check(place.item.seq)
+            if isinstance(body, MalformedMessage):
+                raise MessageRejected(str(body))
             if isinstance(body, WindowBody):
-                self._window(place, body)
+                self._window(place, body, self._sketches.get(index))
             elif isinstance(body, FindingBody):
                 self._finding(place, body)
             elif isinstance(body, LabelsBody):
                 self._label(place, body)
             elif isinstance(body, LedgerBody):
                 self._ledger(place, body)
+            elif isinstance(body, AnswerBody):
+                settle(self._connection, place.device, body, self._now_ms)
             else:
                 self._describe(place, body)
             taken.add(place.item.seq)
@@ -270,25 +256,42 @@ class Batch:
         self._changed.add(place.key)
         self._answers[place.key].acked.append(place.item.seq)
 
-    def _window(self, place: _Place, body: WindowBody) -> None:
+    def _window(self, place: Place, body: WindowBody, sketch: ReadSketch | None) -> None:
         known = self._registry.find(self._connection, body.bundle)
-        checked = check_window(body, known, place.sent)
+        if sketch is not None and sketch.known is known:
+            sketch.check()
+            checked = check_circumstances(body, sketch, known, place.sent)
+        else:
+            # Its bundle became known in this very batch, or is not yet: nothing read it together with others.
+            sketch = None
+            checked = check_window(body, known, place.sent)
         if known is None:
             self._answers[place.key].wanted.add(f"describe:{body.bundle}")
         else:
+            if sketch is None:
+                batch = WindowBatch(known.schema, [body.window], joint_of(known))
+                sketch = ReadSketch(known, batch, 0)
             self._contributions.append(
-                Contribution(place.device, body.bundle, checked.start_ms, checked.window, body.window)
+                Contribution(
+                    place.device,
+                    body.bundle,
+                    self._bucket_s,
+                    checked.start_ms,
+                    sketch.batch,
+                    sketch.place,
+                    body.window,
+                )
             )
         self._windows.append(_window_row(place, checked, merged=known is not None))
         growth = self._growth[place.device]
         growth.windows += 1
-        growth.parts += checked.window.parts
-        growth.rows += checked.window.rows
+        growth.parts += checked.parts
+        growth.rows += checked.rows
         if growth.last_window_ms is None or checked.end_ms >= growth.last_window_ms:
             growth.last_window_ms = checked.end_ms
             growth.evidence = checked.evidence
 
-    def _finding(self, place: _Place, body: FindingBody) -> None:
+    def _finding(self, place: Place, body: FindingBody) -> None:
         at_ms, _ = moment(place.sent, body.mono, body.wall)
         onset_ms, _ = moment(place.sent, body.onset_mono, body.onset_wall)
         same = (findings.c.device == place.device) & (findings.c.id == body.id)
@@ -329,7 +332,7 @@ class Batch:
             )
         )
 
-    def _label(self, place: _Place, body: LabelsBody) -> None:
+    def _label(self, place: Place, body: LabelsBody) -> None:
         known = self._registry.find(self._connection, body.bundle)
         sketch = check_labels(body, known)
         if known is None:
@@ -338,7 +341,7 @@ class Batch:
         end_ms, _ = moment(place.sent, body.mono_end, body.wall_end)
         self._labels.append(LabelContribution(place.device, body.bundle, end_ms, sketch, body.unknown))
 
-    def _ledger(self, place: _Place, body: LedgerBody) -> None:
+    def _ledger(self, place: Place, body: LedgerBody) -> None:
         if not body.balanced:
             raise MessageRejected(
                 "its ledger does not balance: recorded is not acked + pending + quarantined"
@@ -360,14 +363,14 @@ class Batch:
             values |= {f"{name}_windows": tally.windows, f"{name}_rows": tally.rows}
         upsert(self._connection, ledgers, [values])
 
-    def _describe(self, place: _Place, body: DescribeBody) -> None:
+    def _describe(self, place: Place, body: DescribeBody) -> None:
         if register(self._connection, body, source=place.device, now_ms=self._now_ms):
             self._registry.forget(body.bundle)
             catch_up(
                 self._connection, self._registry, body.bundle, bucket_s=self._bucket_s, now_ms=self._now_ms
             )
 
-    def _refuse(self, place: _Place, reason: str) -> None:
+    def _refuse(self, place: Place, reason: str) -> None:
         self._answers[place.key].refused.append((place.item.seq, printable(reason)))
         # A refusal whose acknowledgement was lost comes back: one row in quarantine is enough.
         before = self._refusals(place.device)
@@ -388,7 +391,7 @@ class Batch:
             }
         return self._refused_before[device]
 
-    def _set_aside(self, incoming: Incoming, kind: str, reason: str, place: _Place | None = None) -> None:
+    def _set_aside(self, incoming: Incoming, kind: str, reason: str, place: Place | None = None) -> None:
         try:
             device: str | None = topics.parse(incoming.topic).device
         except MalformedMessage:
@@ -409,38 +412,12 @@ class Batch:
         )
 
     def _write(self) -> None:
-        if self._windows:
-            self._connection.execute(insert(windows), self._windows)
-        if self._contributions:
-            names = {part.device for part in self._contributions}
-            merge_into_rollups(
-                self._connection,
-                self._contributions,
-                attributes_of(self._connection, names),
-                bucket_s=self._bucket_s,
-                now_ms=self._now_ms,
-            )
-        if self._labels:
-            labelled = {part.device for part in self._labels}
-            merge_labels(
-                self._connection,
-                self._labels,
-                attributes_of(self._connection, labelled),
-                self._now_ms,
-                self._undescribed,
-            )
-        upsert(
+        bulk.insert(self._connection, windows, _WINDOW_COLUMNS, self._windows)
+        bulk.replace(
             self._connection,
             seen,
-            [
-                {
-                    "device": device,
-                    "incarnation": incarnation,
-                    "through": self._seen[device, incarnation].through,
-                    "beyond": self._seen[device, incarnation].beyond,
-                }
-                for device, incarnation in sorted(self._changed)
-            ],
+            ("device", "incarnation", "through", "beyond"),
+            [(*key, self._seen[key].through, self._seen[key].beyond) for key in sorted(self._changed)],
         )
         if self._quarantined:
             self._connection.execute(insert(quarantine), self._quarantined)
@@ -448,52 +425,18 @@ class Batch:
             self._connection.execute(
                 delete(quarantine).where(quarantine.c.id <= newest - self._quarantine_rows)
             )
-        self._grow_devices()
-
-    def _grow_devices(self) -> None:
-        if not self._growth:
-            return
-        newer = bindparam("p_last_window_ms") >= func.coalesce(devices.c.last_window_ms, 0)
-        later = bindparam("p_last_seen_ms") > devices.c.last_seen_ms
-        statement = (
-            update(devices)
-            .where(devices.c.device == bindparam("p_device"))
-            .values(
-                windows=devices.c.windows + bindparam("p_windows"),
-                parts=devices.c.parts + bindparam("p_parts"),
-                rows=devices.c.rows + bindparam("p_rows"),
-                quarantined=devices.c.quarantined + bindparam("p_quarantined"),
-                last_seen_ms=case((later, bindparam("p_last_seen_ms")), else_=devices.c.last_seen_ms),
-                # Only a guess until its birth says it: a backlog may be of an earlier one.
-                incarnation=func.coalesce(devices.c.incarnation, bindparam("p_incarnation")),
-                last_window_ms=case((newer, bindparam("p_last_window_ms")), else_=devices.c.last_window_ms),
-                evidence=case((newer, bindparam("p_evidence")), else_=devices.c.evidence),
-            )
-        )
-        self._connection.execute(
-            statement,
-            [
-                {
-                    "p_device": device,
-                    "p_windows": growth.windows,
-                    "p_parts": growth.parts,
-                    "p_rows": growth.rows,
-                    "p_quarantined": growth.quarantined,
-                    "p_last_seen_ms": growth.last_seen_ms,
-                    "p_incarnation": growth.incarnation,
-                    # Before every window there was: leaves the two columns as they are.
-                    "p_last_window_ms": -1 if growth.last_window_ms is None else growth.last_window_ms,
-                    "p_evidence": growth.evidence,
-                }
-                for device, growth in self._growth.items()
-            ],
-        )
+        device_rows.grow(self._connection, self._growth)
+        names = {part.device for part in self._contributions} | {part.device for part in self._labels}
+        attributes = attributes_of(self._connection, names) if names else {}
+        merge_into_rollups(self._connection, self._contributions, attributes, now_ms=self._now_ms)
+        if self._labels:
+            locks.hold(self._connection, locks.WIDE)
+            merge_labels(self._connection, self._labels, attributes, self._now_ms, self._undescribed)
 
     def _replies(self) -> Iterable[Reply]:
-        unborn = self._unborn()
         for (device, incarnation), answer in self._answers.items():
             wanted = sorted(answer.wanted)[:15]
-            if device in unborn:
+            if device in self._unborn:
                 wanted.append("birth")
             ranges, refused = ranges_of(answer.acked), tuple(answer.refused)
             while True:
@@ -503,28 +446,22 @@ class Batch:
                 if not ranges and not refused:
                     break
 
-    def _unborn(self) -> set[str]:
-        """Devices that send but whose birth we never saw."""
-        query = select(devices.c.device).where(
-            devices.c.device.in_(self._growth), devices.c.clock_good.is_(None)
-        )
-        return set(self._connection.execute(query).scalars()) if self._growth else set()
 
-
-def _window_row(place: _Place, checked: CheckedWindow, *, merged: bool) -> dict[str, object]:
-    return {
-        "device": place.device,
-        "incarnation": place.envelope.incarnation,
-        "seq": place.item.seq,
-        "bundle": checked.body.bundle,
-        "schema_id": checked.body.schema_id,
-        "start_ms": checked.start_ms,
-        "end_ms": checked.end_ms,
-        "clock": checked.clock,
-        "received_ms": place.incoming.received_ms,
-        "rows": checked.window.rows,
-        "parts": checked.window.parts,
-        "window": checked.body.window,
-        "evidence": checked.body.evidence,
-        "merged": merged,
-    }
+def _window_row(place: Place, checked: CheckedWindow, *, merged: bool) -> bulk.Values:
+    """The values of `_WINDOW_COLUMNS`."""
+    return (
+        place.device,
+        place.envelope.incarnation,
+        place.item.seq,
+        checked.body.bundle,
+        checked.body.schema_id,
+        checked.start_ms,
+        checked.end_ms,
+        checked.clock,
+        place.incoming.received_ms,
+        checked.rows,
+        checked.parts,
+        checked.body.window,
+        checked.body.evidence,
+        merged,
+    )

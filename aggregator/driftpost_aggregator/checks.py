@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from driftpost_aggregator.errors import MessageRejected
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.times import ClockUsed, Sent, interval
-from driftpost_sketches.contradictions import contradictions
-from driftpost_sketches.errors import MalformedSketch, SketchError
+from driftpost_sketches import window_batch
+from driftpost_sketches.errors import SketchError
 from driftpost_sketches.window import Window
 from driftpost_sync import topics
 from driftpost_sync.errors import MalformedMessage
@@ -35,14 +36,15 @@ class CheckedWindow:
 
     Attributes:
         body: as received.
-        window: its sketch.
+        rows, parts: inferences, and base windows, in its sketch.
         start_ms, end_ms: corrected, Unix ms.
         clock: which clock placed it.
         evidence: largest ln evidence over its tracked streams, None if it carries none.
     """
 
     body: WindowBody
-    window: Window
+    rows: int
+    parts: int
     start_ms: int
     end_ms: int
     clock: ClockUsed
@@ -80,6 +82,15 @@ def check_window(body: WindowBody, known: KnownBundle | None, sent: Sent) -> Che
     Raises:
         MessageRejected: with what does not fit.
     """
+    return check_circumstances(body, read_sketch(body, known), known, sent)
+
+
+def read_sketch(body: WindowBody, known: KnownBundle | None) -> Window:
+    """The sketch of a window, checked against its bundle as far as that is known.
+
+    Raises:
+        MessageRejected: with what does not fit.
+    """
     try:
         window = Window.from_bytes(body.window)
         if window.schema_id != body.schema_id:
@@ -88,16 +99,47 @@ def check_window(body: WindowBody, known: KnownBundle | None, sent: Sent) -> Che
             check_sketch(window, known)
     except SketchError as error:
         raise MessageRejected(str(error)) from error
+    return window
+
+
+class Counted(Protocol):
+    """What of a sketch its circumstances are judged by."""
+
+    @property
+    def rows(self) -> int:
+        """Inferences in it."""
+
+    @property
+    def parts(self) -> int:
+        """Base windows in it."""
+
+
+def check_circumstances(
+    body: WindowBody, counted: Counted, known: KnownBundle | None, sent: Sent
+) -> CheckedWindow:
+    """A window whose sketch is good, and whose times and counts can be.
+
+    Args:
+        body: as decoded.
+        counted: its sketch.
+        known: its bundle, None while nobody has described it.
+        sent: clocks of the message.
+
+    Raises:
+        MessageRejected: with what does not fit.
+    """
+    rows, parts = counted.rows, counted.parts
     span_ms = body.mono_end - body.mono_start
-    if window.parts < 1 or window.parts > MAX_PARTS:
-        raise MessageRejected(f"{window.parts} base windows in one are not 1 .. {MAX_PARTS}")
+    if parts < 1 or parts > MAX_PARTS:
+        raise MessageRejected(f"{parts} base windows in one are not 1 .. {MAX_PARTS}")
     if span_ms > MAX_SPAN_MS:
         raise MessageRejected(f"it spans {span_ms / 86_400_000:.0f} days")
     # Clocks tick in ms and a window closes a little late: one second of grace.
-    if window.rows > MAX_ROWS_PER_S * (span_ms / 1000 + 1):
-        raise MessageRejected(f"{window.rows} rows in {span_ms / 1000:g} s can not have been inferred")
+    if rows > MAX_ROWS_PER_S * (span_ms / 1000 + 1):
+        raise MessageRejected(f"{rows} rows in {span_ms / 1000:g} s can not have been inferred")
     start, end, clock = interval(sent, body.mono_start, body.mono_end, body.wall_start, body.wall_end)
-    return CheckedWindow(body, window, start, end, clock, _largest_evidence(body.evidence, known))
+    evidence = _largest_evidence(body.evidence, known)
+    return CheckedWindow(body, rows, parts, start, end, clock, evidence)
 
 
 def check_sketch(window: Window, known: KnownBundle) -> None:
@@ -106,15 +148,12 @@ def check_sketch(window: Window, known: KnownBundle) -> None:
     Raises:
         SketchError: with what does not fit.
     """
-    window.check(known.schema)
-    broken = contradictions(known.schema, window)
-    if broken:
-        raise MalformedSketch(f"its sketch contradicts itself, {broken[0]}")
-    if known.joint is not None and window.joint.size not in (0, known.joint.count):
-        # Sums of other features can not be merged with the neighbours' and would take their place.
-        raise MalformedSketch(
-            f"joint sums of {window.joint.size} features, its bundle has {known.joint.count}"
-        )
+    window_batch.check_window(known.schema, window, joint_of(known))
+
+
+def joint_of(known: KnownBundle) -> int | None:
+    """Joint features that a window of this bundle carries, if it carries any."""
+    return None if known.joint is None else known.joint.count
 
 
 def _largest_evidence(packed: bytes, known: KnownBundle | None) -> float | None:

@@ -93,15 +93,15 @@ class Ingest:
             return []
 
     def _commit(self, batch: Sequence[Incoming], *, refuse: str | None = None) -> list[Reply]:
+        work = Batch(
+            self._registry,
+            fleet=self._fleet,
+            bucket_s=self._bucket_s,
+            quarantine_rows=self._quarantine_rows,
+            now_ms=self._now_ms(),
+        )
+        for incoming in batch:
+            work.add(incoming, refuse)
+        work.prepare(self._engine)
         with writing(self._engine) as connection:
-            work = Batch(
-                connection,
-                self._registry,
-                fleet=self._fleet,
-                bucket_s=self._bucket_s,
-                quarantine_rows=self._quarantine_rows,
-                now_ms=self._now_ms(),
-            )
-            for incoming in batch:
-                work.add(incoming, refuse)
-            return work.finish()
+            return work.finish(connection)

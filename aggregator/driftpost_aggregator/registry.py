@@ -67,6 +67,7 @@ class KnownBundle:
     classes: tuple[str, ...] = ()
     performance: PerformanceRecord | None = None
     joint: JointPlan | None = None
+    budget: str = "1 per device-year"
 
     @cached_property
     def class_mix(self) -> ClassMix | None:
@@ -99,6 +100,10 @@ class Registry:
             known = self._known[bundle] = _from_row(row)
         return known
 
+    def remembered(self, bundle: str) -> KnownBundle | None:
+        """The bundle of that id, if it was asked for before."""
+        return self._known.get(bundle)
+
     def forget(self, bundle: str) -> None:
         """Read it from the database again when it is next asked for."""
         self._known.pop(bundle, None)
@@ -120,6 +125,7 @@ def _from_row(row: RowMapping) -> KnownBundle:
         classes=tuple(row["classes"]),
         performance=PerformanceRecord.from_bytes(row["performance"]) if row["performance"] else None,
         joint=_joint(row["joint"], schema),
+        budget=row["budget"],
     )
 
 
@@ -176,6 +182,7 @@ def check(body: DescribeBody) -> KnownBundle:
         body.classes,
         performance,
         joint,
+        body.budget,
     )
 
 

@@ -158,7 +158,7 @@ class WindowBatch:
         )
 
     def _read(self) -> None:
-        """Fill the arrays; windows whose arrays have equal widths lie in memory alike and are read together."""
+        """Fill the arrays; windows whose arrays have equal widths are read together."""
         alike: dict[tuple[bytes, int, int], list[tuple[int, bytes]]] = {}
         odd: list[int] = []
         for at, data in enumerate(self._packed):

@@ -218,7 +218,7 @@ def test_the_aggregator_takes_noised_windows_and_its_test_keeps_its_size(
     for body in bodies:
         checked = check_window(body, known, Sent(body.mono_end, None, 1_790_000_000_000))
         assert checked.evidence is None
-        assert detector.step(checked.window) == []
+        assert detector.step(Window.from_bytes(body.window)) == []
 
 
 def test_noise_that_leaves_nothing_is_refused_at_the_start(mlp_bundle: Bundle) -> None:

@@ -8,12 +8,13 @@ from dataclasses import replace
 import msgpack
 import numpy as np
 import pytest
-from sqlalchemy import Engine, delete, event, func, select, text
+from sqlalchemy import Connection, Engine, delete, event, func, select, text
 
 from driftpost_aggregator import ingest as ingest_module
 from driftpost_aggregator import seen as seen_module
 from driftpost_aggregator.batch import MAX_REFUSED, Incoming, Reply
 from driftpost_aggregator.ingest import Ingest
+from driftpost_aggregator.places import Place, ReadSketch
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import (
     bundles,
@@ -205,11 +206,11 @@ def test_a_process_that_dies_before_the_commit_has_counted_nothing(
     class Killed(BaseException):
         pass
 
-    def die(self: object) -> None:
+    def die(*_: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("driftpost_aggregator.batch.Batch._grow_devices", die)
+        patched.setattr("driftpost_aggregator.device_rows.grow", die)
         with pytest.raises(Killed):
             ingest.take(batch)
     assert totals(engine) == {"stored": (0, 0), "devices": (0, 0)}
@@ -523,10 +524,10 @@ def test_a_message_that_breaks_the_transaction_is_found_and_the_others_count(
     ingest.take([up(fleet[0], [describe(fleet[0], bundle)])])
     real = ingest_module.Batch.finish
 
-    def finish(self: ingest_module.Batch) -> list[Reply]:
+    def finish(self: ingest_module.Batch, connection: Connection) -> list[Reply]:
         if any(place.device == "m3" for place in self._items):
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
-        return real(self)
+        return real(self, connection)
 
     monkeypatch.setattr(ingest_module.Batch, "finish", finish)
     replies = ingest.take([up(device, some_windows(device, bundle, 2)) for device in fleet])
@@ -547,10 +548,10 @@ def test_a_mistake_of_ours_about_one_message_sets_it_aside_and_the_others_count(
     ingest.take([up(fleet[0], [describe(fleet[0], bundle)])])
     real = ingest_module.Batch._window
 
-    def window(self: ingest_module.Batch, place: object, body: WindowBody) -> None:
-        if place.device == "m3":  # type: ignore[attr-defined]  # a place is private to its module
+    def window(self: ingest_module.Batch, place: Place, body: WindowBody, sketch: ReadSketch | None) -> None:
+        if place.device == "m3":
             raise KeyError("nobody foresaw this")
-        real(self, place, body)  # type: ignore[arg-type]  # see above
+        real(self, place, body, sketch)
 
     monkeypatch.setattr(ingest_module.Batch, "_window", window)
     replies = ingest.take([up(device, some_windows(device, bundle, 2)) for device in fleet])
@@ -593,7 +594,7 @@ def test_no_message_is_blamed_for_a_machine_in_trouble(
 ) -> None:
     device = PaperDevice("m1")
 
-    def finish(self: ingest_module.Batch) -> list[Reply]:
+    def finish(self: ingest_module.Batch, connection: Connection) -> list[Reply]:
         raise trouble
 
     monkeypatch.setattr(ingest_module.Batch, "finish", finish)
