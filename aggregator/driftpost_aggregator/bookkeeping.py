@@ -149,13 +149,17 @@ def _update(connection: Connection, change: triage.Update, now_ms: int) -> None:
         _attach(connection, change.incident, part)
     holding = {device for part in (cause, *change.also) for device in part.affected}
     # A cause narrower than the incident must not rename it: the incident keeps its scope until it ends.
-    speaks = change.widen or (cause.scope, cause.scope_key) == (row["scope"], row["scope_key"])
+    # A group has no name of its own: it is whoever is in it now.
+    group = cause.scope == row["scope"] == "group"
+    speaks = change.widen or group or (cause.scope, cause.scope_key) == (row["scope"], row["scope_key"])
     values: dict[str, Any] = {"onset_ms": min(row["onset_ms"], cause.onset_ms)}
     if change.widen:
         values |= _scope(cause)
     if speaks:
         values |= _measures(cause, now_ms)
     values["affected"] = len(holding)
+    if group:
+        values["members"] = len(holding)
     for absorbed in change.absorb:
         _absorb(connection, absorbed, change.incident, now_ms)
     _clear_others(connection, change.incident, holding, now_ms)

@@ -6,17 +6,25 @@ devices are then grouped by the direction in which their streams moved (cosine b
 camera type that went dark and an unrelated device that got hot are two groups, though both "shifted". Each
 group is explained by the simplest scope that fits: the device, the cohort of an attribute, the fleet
 (`driftpost_sketches.drift.scope.explain`).
+
+What no attribute explains must first be believed: devices differ by nature, and a finding that says no more
+than that is kept for the device's page. Its device has to stand apart from the others, or to have moved
+against its own past; which of all devices may be named so is decided by e-BH (`drift/ebh.py`), so that the
+expected share of false names does not grow with the fleet. Believed devices that began to drift at about the
+same time in the same direction are one cause, a **group**, although no attribute tells them apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from driftpost_sketches.drift.apart import log_e_either
+from driftpost_sketches.drift.ebh import e_bh
 from driftpost_sketches.drift.scope import Explanation, explain
 
 
@@ -30,6 +38,7 @@ class Kind(str, Enum):
     SENSOR_FAULT = "sensor_fault"
     DATA_QUALITY = "data_quality"  # missing, non-finite, wrongly shaped
     MODEL_FAULT = "model_fault"
+    POISONING = "poisoning"  # what devices send and what they report contradict each other
     DEVICE_FAULT = "device_fault"  # disk, clock, temperature, ...
 
 
@@ -47,7 +56,10 @@ _FAULT_KINDS = {
     "frozen": Kind.SENSOR_FAULT,
     "dead": Kind.MODEL_FAULT,
     "wrong_scale": Kind.MODEL_FAULT,
+    "model_fault": Kind.MODEL_FAULT,
 }
+# What the agent tells of the board under it, not of the model.
+_BOARD_KINDS = frozenset({"board", "over_budget"})
 _QUALITY_KINDS = {
     "missing": Kind.DATA_QUALITY,
     "shape": Kind.DATA_QUALITY,
@@ -59,6 +71,14 @@ _QUALITY_KINDS = {
 }
 # On one device these speak of its sensor; shared by a cohort they speak of the world before it.
 _SENSOR_DETAILS = frozenset({"saturated", "quantized", "noisy"})
+# In these devices differ by nature; anything else is a fault however small.
+_BY_NATURE = frozenset({"shift", "scale", "noisy", "shape", "category_share", "label_shift", "skew"})
+# Expected share of false names among the single devices that incidents are opened for.
+FALSE_NAMES = 0.05
+# Devices that drift alike without an attribute in common are a group from this many on, if each began within
+# this time of the one before.
+MIN_GROUP = 3
+GROUP_GAP_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,7 @@ class Finding:
     received_ms: int
     text: str
     incident: str | None = None
+    attributed: bool = False  # whether that incident is active
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -137,12 +158,14 @@ class Measured:
         natural: the same in natural units.
         spread: ratio of standard deviations.
         error: standard error of `shift` (autocorrelation and reference size included).
+        moved: ln e-value against not having moved since before the onset; 0 where that is not known.
     """
 
     shift: Mapping[str, float]
     natural: Mapping[str, float]
     spread: Mapping[str, float]
     error: Mapping[str, float]
+    moved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -154,13 +177,31 @@ class Affected:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """The counterfactual: without the cause's devices, is there still drift?
+
+    Attributes:
+        devices: outside the scope whose windows were merged.
+        drifts: whether these, merged so that no few of them can bend it, show the same change clearly.
+        stream: that was looked at: the cause's first.
+        inside, outside: its change inside and outside, reference sd (or difference of shares).
+    """
+
+    devices: int
+    drifts: bool
+    stream: str
+    inside: float
+    outside: float
+
+
+@dataclass(frozen=True)
 class Cause:
     """One thing that happened, as far as the evidence says.
 
     Attributes:
         kind: what it is about.
         detail: the finding kind that weighs most ("stuck", "shift", ...).
-        scope: "device", "cohort" or "fleet".
+        scope: "device", "group", "cohort" or "fleet".
         attributes: the (key, value) pairs that explain it, empty for the fleet and a device.
         members: all devices in the scope.
         affected: those of them that report it.
@@ -173,6 +214,8 @@ class Cause:
         bundles: ids of the bundles it is seen on, most devices first.
         risk_ratio, risk_ratio_low: of being affected inside against outside, with its lower bound; None for
         a device.
+        alternatives: other attributes that explain the same devices equally well.
+        rest: what the devices outside the scope show of the same; None where nobody looked.
     """
 
     kind: Kind
@@ -191,12 +234,17 @@ class Cause:
     text: str = ""
     heard: int = 0
     unheard: int = 0
+    alternatives: tuple[tuple[tuple[str, str], ...], ...] = ()
+    rest: Rest | None = None
 
     @property
     def scope_key(self) -> str:
-        """The device's name, "key=value" (several joined by " & "), or "" for the fleet."""
-        if self.scope == "device":
-            return next(iter(self.affected))
+        """The device's name, "key=value" (several joined by " & "), or "" for the fleet.
+
+        Of a group, the first of the devices that began it.
+        """
+        if self.scope in ("device", "group"):
+            return min(self.affected, key=lambda device: (self.affected[device].onset_ms, device))
         return " & ".join(f"{key}={value}" for key, value in self.attributes)
 
     @property
@@ -220,7 +268,7 @@ def kind_of(finding: Finding) -> Kind | None:
     if finding.source == "device":
         return Kind.DEVICE_FAULT
     if finding.source == "runtime":
-        return Kind.MODEL_FAULT
+        return Kind.DEVICE_FAULT if finding.kind in _BOARD_KINDS else Kind.MODEL_FAULT
     if finding.source == "quality":
         return _QUALITY_KINDS.get(finding.kind)
     if finding.kind == "missing":
@@ -245,6 +293,9 @@ class Surroundings:
         inputs: names of the streams that describe inputs; None while no bundle of the model is described.
         units: natural unit per stream.
         last_window_ms: end of the newest window of each device that ever sent one, Unix ms.
+        apart: ln e-value of each device that stands apart from the others by what it sends.
+        compared: devices that were compared with the others lately, in populations that show how much
+            devices differ.
     """
 
     devices: Sequence[str]
@@ -253,6 +304,8 @@ class Surroundings:
     inputs: frozenset[str] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     last_window_ms: Mapping[str, int] = field(default_factory=dict)
+    apart: Mapping[str, float] = field(default_factory=dict)
+    compared: Collection[str] = frozenset()
 
     def with_others(self, cause: Cause) -> Cause:
         """A cause with how many devices outside its scope were heard since its onset, and how many not."""
@@ -313,10 +366,61 @@ def _explained(findings: Sequence[Finding], around: Surroundings, kind: Kind | N
         alone -= affected
         cause = _cause([one for one in findings if one.device in affected], around, kind, explanation)
         causes.append(replace(cause, elsewhere=len(scores) - len(affected)))
-    for device in sorted(alone):
-        cause = _cause([one for one in findings if one.device == device], around, kind, None)
-        causes.append(replace(cause, elsewhere=len(scores) - 1))
+    believed = _believed([one for one in findings if one.device in alone], around)
+    for members in together(findings, believed, by_stream=kind is not None):
+        chosen = [one for one in findings if one.device in members]
+        causes.append(replace(_cause(chosen, around, kind, None), elsewhere=len(scores) - len(members)))
     return causes
+
+
+def _believed(findings: Sequence[Finding], around: Surroundings) -> set[str]:
+    """Devices whose findings say more than that devices differ by nature."""
+    plain: set[str] = set()
+    doubtful: dict[str, float] = {}
+    for finding in findings:
+        if finding.kind in _BY_NATURE and finding.device in around.compared and not finding.attributed:
+            moved = around.measured.get(finding.device, _NOTHING).moved
+            doubtful[finding.device] = log_e_either(around.apart.get(finding.device, 0.0), moved)
+        else:
+            plain.add(finding.device)
+    if not doubtful:
+        return plain
+    everyone = dict.fromkeys(around.devices, 0.0) | doubtful
+    return plain | (set(e_bh(everyone, FALSE_NAMES)) & doubtful.keys())
+
+
+def together(findings: Sequence[Finding], devices: Collection[str], *, by_stream: bool) -> list[set[str]]:
+    """Devices that began to drift at about the same time as one group, all others each by itself.
+
+    Args:
+        findings: of one kind, or of devices that moved in one direction.
+        devices: to be grouped.
+        by_stream: whether only devices that name the same stream first can be one group.
+    """
+    onsets: dict[str, int] = {}
+    leads: dict[str, str] = {}
+    for finding in findings:
+        if finding.device in devices:
+            before = onsets.get(finding.device, finding.onset_ms)
+            onsets[finding.device] = min(before, finding.onset_ms)
+            lead = finding.streams[0][0] if by_stream and finding.streams else ""
+            leads.setdefault(finding.device, lead)
+    groups: list[set[str]] = []
+    for lead in sorted(set(leads.values())):
+        chain: list[str] = []
+        for device in sorted(
+            (one for one in onsets if leads[one] == lead), key=lambda one: (onsets[one], one)
+        ):
+            if chain and onsets[device] - onsets[chain[-1]] > GROUP_GAP_MS:
+                groups += _split(chain)
+                chain = []
+            chain.append(device)
+        groups += _split(chain)
+    return groups
+
+
+def _split(chain: Sequence[str]) -> list[set[str]]:
+    return [set(chain)] if len(chain) >= MIN_GROUP else [{device} for device in chain]
 
 
 def _cause(
@@ -333,7 +437,8 @@ def _cause(
         )
     detail = max(sorted(weights), key=lambda name: weights[name])
     streams = stream_evidence(findings, around)
-    scope = "device" if explanation is None else explanation.scope
+    alone = "device" if len(affected) == 1 else "group"
+    scope = alone if explanation is None else explanation.scope
     return Cause(
         kind=kind if kind is not None else drift_kind(detail, scope, streams, around.inputs),
         detail=detail,
@@ -349,6 +454,7 @@ def _cause(
         risk_ratio=None if explanation is None else explanation.risk_ratio,
         risk_ratio_low=None if explanation is None else explanation.risk_ratio_low,
         text=next((finding.text for finding in findings if finding.kind == detail), ""),
+        alternatives=() if explanation is None else explanation.alternatives,
     )
 
 
@@ -364,7 +470,7 @@ def drift_kind(
     detail: str, scope: str, streams: Sequence[StreamEvidence], inputs: frozenset[str] | None
 ) -> Kind:
     """What drift is about, once it is known who shares it."""
-    if scope == "device" and detail in _SENSOR_DETAILS:
+    if scope in ("device", "group") and detail in _SENSOR_DETAILS:
         return Kind.SENSOR_FAULT
     if detail == "label_shift":
         return Kind.LABEL_SHIFT

@@ -40,6 +40,7 @@ class Apart:
         onset_ms: beginning of the first bucket since which it has stood apart, Unix ms.
         private: whether its windows come with noise, and its findings may stay at home.
         streams: (name, share of the evidence), strongest first.
+        raised_ms: when it was first told, our clock, Unix ms; 0 before that.
     """
 
     device: str
@@ -48,6 +49,7 @@ class Apart:
     onset_ms: int
     private: bool
     streams: tuple[tuple[str, float], ...]
+    raised_ms: int = 0
 
 
 class Census:

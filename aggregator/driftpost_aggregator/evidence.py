@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 from sqlalchemy import Connection, desc, select
 
 from driftpost_aggregator.catch_up import attributes_of
 from driftpost_aggregator.causes import Finding, Measured, Surroundings
+from driftpost_aggregator.incidents import ACTIVE
 from driftpost_aggregator.merge import joined
+from driftpost_aggregator.merged_watch import compared_since, devices_apart
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import devices, findings, incidents, windows
+from driftpost_sketches.drift.apart import MIN_POPULATION, log_e_either, log_e_moved
 from driftpost_sketches.drift.effect import effect_of
+from driftpost_sketches.drift.log_sums import log_sum
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.schema import StreamKind
 from driftpost_sketches.window import Window
@@ -21,6 +27,8 @@ from driftpost_sketches.window import Window
 PRESENT_MS = 24 * 3_600_000
 # Newest windows since its onset that a device's effect is measured on.
 MEASURED_WINDOWS = 16
+# Devices without findings whose effects are measured in a round.
+MAX_MEASURED = 200
 # Under this name the bundle stands among a device's attributes, and this many characters of its id as the
 # value.
 BUNDLE_ATTRIBUTE = "bundle"
@@ -79,6 +87,7 @@ def standing_findings(connection: Connection, bundles: Iterable[str]) -> list[Fi
                 received_ms=row.received_ms,
                 text=row.text,
                 incident=row.incident,
+                attributed=row.incident_state in ACTIVE,
             )
         )
     return result
@@ -135,7 +144,11 @@ def surroundings(
         if bundle in known:
             window = since_onset(connection, device, known[bundle], onset_ms)
             if window is not None:
-                measured[device] = measure(known[bundle], window)
+                now = measure(known[bundle], window)
+                earlier = before_onset(connection, device, known[bundle], onset_ms)
+                moved = 0.0 if earlier is None else log_e_since(measure(known[bundle], earlier), now)
+                measured[device] = replace(now, moved=moved)
+    compared = compared_since(connection, sorted(bundles))
     return Surroundings(
         names,
         attributes,
@@ -145,7 +158,27 @@ def surroundings(
             stream.name: stream.unit for one in known.values() for stream in one.schema.streams if stream.unit
         },
         last_window_ms={row.device: row.last_window_ms for row in present if row.last_window_ms is not None},
+        apart={name: one.log_e for name, one in devices_apart(connection, sorted(bundles)).items()},
+        compared=frozenset(
+            row.device
+            for row in present
+            if row.bundle in compared
+            and compared[row.bundle][1] >= MIN_POPULATION
+            and (row.last_window_ms or 0) > compared[row.bundle][0]
+        ),
     )
+
+
+def with_measured(
+    connection: Connection, around: Surroundings, known: KnownBundle, onsets: Mapping[str, int]
+) -> Surroundings:
+    """The same surroundings with the effects of further devices, each since its onset."""
+    more = {}
+    for device, onset_ms in sorted(onsets.items())[:MAX_MEASURED]:
+        window = since_onset(connection, device, known, onset_ms)
+        if window is not None:
+            more[device] = measure(known, window)
+    return replace(around, measured=more | dict(around.measured))
 
 
 def since_onset(connection: Connection, device: str, known: KnownBundle, onset_ms: int) -> Window | None:
@@ -160,6 +193,38 @@ def since_onset(connection: Connection, device: str, known: KnownBundle, onset_m
     rows = connection.execute(query).all()
     clean = [row for row in rows if row.start_ms >= onset_ms] or rows
     return merged((row.window for row in clean), known)
+
+
+def before_onset(connection: Connection, device: str, known: KnownBundle, onset_ms: int) -> Window | None:
+    """A device's newest windows from before an onset, merged; None if there are none."""
+    query = (
+        select(windows.c.window)
+        .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged)
+        .where(windows.c.end_ms <= onset_ms)
+        .order_by(desc(windows.c.start_ms))
+        .limit(MEASURED_WINDOWS)
+    )
+    return merged(connection.execute(query).scalars(), known)
+
+
+def log_e_since(before: Measured, after: Measured) -> float:
+    """Evidence that a device has moved against its own past: the average over numeric streams.
+
+    A device that differs by nature differs from the start, so it has not moved. The reference's own error
+    cancels out and is counted all the same, twice.
+    """
+    streams = sorted(before.shift.keys() & after.shift.keys())
+    logs = []
+    for stream in streams:
+        if before.spread[stream] == after.spread[stream] == 1.0:
+            continue  # of categories: the share that changed most need not be the same one
+        variance = before.error[stream] ** 2 + after.error[stream] ** 2
+        logs.append(log_e_moved(after.shift[stream] - before.shift[stream], variance))
+        if before.spread[stream] > 0 and after.spread[stream] > 0:
+            change = math.log(after.spread[stream] / before.spread[stream])
+            # The standard error of a log ratio of deviations is that of a mean in sd, over sqrt(2).
+            logs[-1] = log_e_either(logs[-1], log_e_moved(change, variance / 2))
+    return log_sum(np.array(logs)) - math.log(len(logs)) if logs else 0.0
 
 
 def merged(packed: Iterable[bytes], known: KnownBundle) -> Window | None:

@@ -2,8 +2,9 @@
 
 One device whose sensor is stuck moves the merged window of its cohort and of the fleet too. So each alarm
 on merged windows is put to the counterfactual: without the devices that have findings of their own, is
-there still drift? And if the fleet drifts: without the cohort that drifts most, does the rest still? Only
-what remains is a cause.
+there still drift? And where a wide scope drifts: without the narrower ones that drift as well, does the rest
+still? The widest scope whose rest goes on drifting, whichever of the others is taken out of it, is the
+cause; a pair of attributes is one only where neither attribute alone is.
 """
 
 from __future__ import annotations
@@ -16,21 +17,20 @@ from sqlalchemy import Connection, select
 from driftpost_aggregator.causes import (
     Affected,
     Cause,
-    Measured,
+    Rest,
     StreamEvidence,
     Surroundings,
     drift_kind,
 )
+from driftpost_aggregator.comparison import Change, Comparison
 from driftpost_aggregator.evidence import measure
-from driftpost_aggregator.joint_drift import KIND, clear_change, streams_of
+from driftpost_aggregator.joint_drift import KIND, streams_of
 from driftpost_aggregator.merge import cohorts_of, joined
-from driftpost_aggregator.merged_watch import MIN_DEVICES, Standing
+from driftpost_aggregator.merged_watch import AND, MIN_DEVICES, Standing
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import rollups
 from driftpost_sketches.window import Window
 
-# What remains must exceed the smallest effect worth knowing by this many standard errors.
-CLEAR_ERRORS = 4.0
 # A device of the scope counts as affected if it shows at least this share of the scope's effect.
 _AFFECTED_SHARE = 0.5
 _NAMES_PER_QUERY = 500
@@ -42,6 +42,11 @@ class _Scope:
     scope_key: str
     alarms: tuple[Standing, ...]
     members: frozenset[str]
+
+    @property
+    def width(self) -> int:
+        """Attributes that it takes to name it."""
+        return 0 if self.scope == "fleet" else 1 + self.scope_key.count(AND)
 
 
 def hidden_causes(
@@ -69,13 +74,14 @@ def hidden_causes(
     bucket_ms = bucket_s * 1000
     since_ms = min(alarm.onset_ms for alarm in alarms) // bucket_ms * bucket_ms
     shown = device_windows(connection, known, pool, bucket_s=bucket_s, since_ms=since_ms)
+    compared = Comparison(known, shown)
     scopes = _scopes(alarms, around)
     causes: list[Cause] = []
     while True:
-        chosen = _simplest(known, scopes, shown, pool)
+        chosen = _simplest(compared, scopes, pool)
         if chosen is None:
             return causes
-        causes.append(_cause(known, chosen, shown, pool))
+        causes.append(_cause(known, compared, chosen, shown, pool))
         pool -= chosen.members
 
 
@@ -108,114 +114,130 @@ def _scopes(alarms: Sequence[Standing], around: Surroundings) -> list[_Scope]:
     by_scope: dict[tuple[str, str], list[Standing]] = {}
     for alarm in alarms:
         by_scope.setdefault((alarm.scope, alarm.scope_key), []).append(alarm)
-    return [
-        _Scope(
-            scope,
-            key,
-            tuple(group),
-            frozenset(around.devices) if scope == "fleet" else frozenset(cohorts.get(key, ())),
-        )
-        for (scope, key), group in by_scope.items()
+    everyone = frozenset(around.devices)
+    result = []
+    for (scope, key), group in by_scope.items():
+        members = everyone
+        for cohort in key.split(AND) if scope == "cohort" else ():
+            members &= cohorts.get(cohort, frozenset())
+        result.append(_Scope(scope, key, tuple(group), members))
+    return result
+
+
+def _simplest(compared: Comparison, scopes: Sequence[_Scope], pool: frozenset[str]) -> _Scope | None:
+    """The widest scope whose rest drifts on, whichever narrower scope is taken out of it."""
+    drifting: dict[_Scope, float] = {}
+    for one in scopes:
+        strength = _drift(compared, one.alarms, one.members & pool)
+        if strength > 0:
+            drifting[one] = strength
+    order = sorted(drifting, key=lambda one: (one.width, -drifting[one], one.scope_key))
+    for one in order:
+        others = [other for other in order if other is not one and other.width >= max(one.width, 1)]
+        if all(_goes_on(compared, one, other, pool) for other in others):
+            return one
+    return max(order, key=lambda one: (drifting[one], -one.width), default=None)
+
+
+def _goes_on(compared: Comparison, one: _Scope, other: _Scope, pool: frozenset[str]) -> bool:
+    """Whether a scope drifts as before without the devices of another one."""
+    whole = one.members & pool
+    rest = whole - other.members
+    if len(rest & compared.devices) < MIN_DEVICES:
+        # Nothing is left to ask: the two are one, and the shorter name stands.
+        return other.width > one.width or (other.width, other.scope_key) > (one.width, one.scope_key)
+    if rest == whole:
+        return True
+    left, before = compared.changes(rest), compared.changes(whole)
+    streams = {alarm.stream for alarm in one.alarms if alarm.kind != KIND}
+    if any(
+        before[stream].clear and left[stream].clear and left[stream].goes_with(before[stream])
+        for stream in streams & left.keys() & before.keys()
+    ):
+        return True
+    joint = any(alarm.kind == KIND for alarm in one.alarms)
+    return joint and compared.joint_change(rest) > 0
+
+
+def _drift(compared: Comparison, alarms: Sequence[Standing], names: frozenset[str]) -> float:
+    """The largest change among the alarms' streams in some devices' merged windows; 0 if none is clear."""
+    changes = compared.changes(names)
+    sizes = [
+        changes[alarm.stream].size
+        for alarm in alarms
+        if alarm.kind != KIND and alarm.stream in changes and changes[alarm.stream].clear
     ]
+    if any(alarm.kind == KIND for alarm in alarms):
+        sizes.append(compared.joint_change(names))
+    return max(sizes, default=0.0)
 
 
-def _simplest(
-    known: KnownBundle, scopes: Sequence[_Scope], shown: Mapping[str, Window], pool: frozenset[str]
-) -> _Scope | None:
-    """The scope that explains most with least: a cohort, unless the fleet drifts without it too."""
-    drifting = {
-        one: strength
-        for one in scopes
-        if (strength := _drift(known, one.alarms, shown, one.members & pool)) > 0
-    }
-    fleet = next((one for one in drifting if one.scope == "fleet"), None)
-    cohort = max(
-        (one for one in drifting if one.scope == "cohort"),
-        key=lambda one: (drifting[one], one.scope_key),
-        default=None,
-    )
-    if fleet is None or cohort is None:
-        return fleet or cohort
-    without = _drift(known, fleet.alarms, shown, pool - cohort.members)
-    return fleet if without > 0 else cohort
-
-
-def _drift(
-    known: KnownBundle, alarms: Sequence[Standing], shown: Mapping[str, Window], names: frozenset[str]
-) -> float:
-    """The largest shift among the alarms' streams in some devices' merged windows; 0 if none is clear."""
-    if len(names) < MIN_DEVICES:
-        return 0.0
-    total = _total(shown, names)
-    if total is None:
-        return 0.0
-    measured = measure(known, total)
-    shifts = [_clear_shift(known, measured, alarm.stream) for alarm in alarms if alarm.kind != KIND]
-    if len(shifts) < len(alarms):
-        shifts.append(clear_change(known, total))
-    return max(shifts, default=0.0)
-
-
-def _clear_shift(known: KnownBundle, measured: Measured, stream: str) -> float:
-    if stream not in measured.shift:
-        return 0.0
-    size = abs(measured.shift[stream])
-    needed = known.smallest_effect.get(stream, 0.0) + CLEAR_ERRORS * measured.error[stream]
-    return size if size > needed else 0.0
-
-
-def _total(shown: Mapping[str, Window], names: Iterable[str]) -> Window | None:
-    total: Window | None = None
-    for name in sorted(names):
-        window = shown.get(name)
-        if window is not None:
-            total = joined(total, window)
-    return total
-
-
-def _cause(known: KnownBundle, chosen: _Scope, shown: Mapping[str, Window], pool: frozenset[str]) -> Cause:
+def _cause(
+    known: KnownBundle,
+    compared: Comparison,
+    chosen: _Scope,
+    shown: Mapping[str, Window],
+    pool: frozenset[str],
+) -> Cause:
     names = sorted(chosen.members & pool)
-    total = _total(shown, names)
-    assert total is not None, "_simplest only chooses scopes whose devices show drift"
-    measured = measure(known, total)
+    changes = compared.changes(names)
     weights: dict[str, float] = {}
     for alarm in chosen.alarms:
-        if alarm.kind != KIND and alarm.stream in measured.shift:
+        if alarm.kind != KIND and alarm.stream in changes:
             weights[alarm.stream] = weights.get(alarm.stream, 0.0) + max(alarm.log_e, 0.0)
     units = {stream.name: stream.unit for stream in known.schema.streams}
     sum_of_weights = sum(weights.values()) or 1.0
     streams = tuple(
-        StreamEvidence(
-            stream,
-            weight / sum_of_weights,
-            measured.shift[stream],
-            measured.natural[stream],
-            units[stream],
-            measured.spread[stream],
-            "up" if measured.shift[stream] > 0 else "down",
-        )
+        _stream_evidence(stream, weight / sum_of_weights, changes[stream], units[stream])
         for stream, weight in sorted(weights.items(), key=lambda item: (-item[1], item[0]))
     )
     strongest = max(chosen.alarms, key=lambda alarm: alarm.log_e)
-    if strongest.kind == KIND or not streams:
-        streams = streams_of(known, total)
+    joint = strongest.kind == KIND or not streams
+    if joint:
+        streams = streams_of(known, *compared.joint(names))
     part = Affected(
         min(alarm.onset_ms for alarm in chosen.alarms), min(alarm.raised_ms for alarm in chosen.alarms)
     )
-    affected = [] if strongest.kind == KIND else _showing(known, streams, shown, names)
-    pairs = () if chosen.scope == "fleet" else (_pair(chosen.scope_key),)
+    affected = [] if joint else _showing(known, streams, shown, names)
     return Cause(
         kind=drift_kind(strongest.kind, chosen.scope, streams, known.inputs),
         detail=strongest.kind,
         scope=chosen.scope,
-        attributes=pairs,
+        attributes=() if chosen.scope == "fleet" else tuple(map(_pair, chosen.scope_key.split(AND))),
         members=tuple(sorted(chosen.members)),
         affected=dict.fromkeys(affected or names, part),
         elsewhere=0,
         streams=streams,
         log_e=strongest.log_e,
         bundles=(known.bundle,),
+        rest=None if joint else rest_of(compared, streams, chosen.members & pool, pool - chosen.members),
     )
+
+
+def rest_of(
+    compared: Comparison,
+    streams: Sequence[StreamEvidence],
+    inside: frozenset[str],
+    outside: frozenset[str],
+) -> Rest | None:
+    """What devices outside a cause show of it; None where there is nothing to compare."""
+    changed, left = compared.changes(inside), compared.changes(outside)
+    lead = next((part.stream for part in streams if part.stream in left), None)
+    if lead is None:
+        return None
+    sent = len(outside & compared.devices)
+    if lead not in changed:  # one device is no merge
+        (own,) = [part for part in streams if part.stream == lead]
+        before = Change(own.effect, own.effect_natural, own.spread, 0.0, 0)
+    else:
+        before = changed[lead]
+    drifts = left[lead].clear and left[lead].goes_with(before)
+    return Rest(sent, drifts, lead, before.shift, left[lead].shift)
+
+
+def _stream_evidence(stream: str, share: float, change: Change, unit: str) -> StreamEvidence:
+    direction = "up" if change.shift > 0 else "down"
+    return StreamEvidence(stream, share, change.shift, change.natural, unit, change.spread, direction)
 
 
 def _showing(

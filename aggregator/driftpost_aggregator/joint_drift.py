@@ -12,7 +12,6 @@ from driftpost_aggregator.registry import KnownBundle
 from driftpost_sketches.drift.joint.evidence import JointEvidence
 from driftpost_sketches.drift.joint.explain import explain
 from driftpost_sketches.drift.joint.watch import CORRELATION, FEATURES
-from driftpost_sketches.window import Window
 
 KIND = "joint"
 # Log evidence in merged windows from which a joint change counts as still there without some devices: one in
@@ -20,19 +19,21 @@ KIND = "joint"
 CLEAR = math.log(1e4)
 
 
-def clear_change(known: KnownBundle, total: Window) -> float:
+def clear_change(known: KnownBundle, joint_rows: int, sums: npt.NDArray[np.int64]) -> float:
     """The largest change of a joint feature's mean, in its standard deviations; 0 if none is clear."""
-    shift = _shift(known, total)
+    shift = _shift(known, joint_rows, sums)
     if shift is None or known.joint is None:
         return 0.0
-    rows = np.array([float(total.joint_rows)])
+    rows = np.array([float(joint_rows)])
     evidence = JointEvidence(known.joint, CLEAR).logs(shift[None, :] * rows[:, None], rows)
     return float(np.abs(shift).max()) if evidence[0] >= CLEAR else 0.0
 
 
-def streams_of(known: KnownBundle, total: Window) -> tuple[StreamEvidence, ...]:
-    """The streams that a joint change in `total` is about, with the change of their correlation."""
-    shift = _shift(known, total)
+def streams_of(
+    known: KnownBundle, joint_rows: int, sums: npt.NDArray[np.int64]
+) -> tuple[StreamEvidence, ...]:
+    """The streams that a joint change is about, with the change of their correlation."""
+    shift = _shift(known, joint_rows, sums)
     if shift is None or known.joint is None:
         return ()
     found = explain(known.joint, shift)
@@ -47,8 +48,10 @@ def streams_of(known: KnownBundle, total: Window) -> tuple[StreamEvidence, ...]:
     )
 
 
-def _shift(known: KnownBundle, total: Window) -> npt.NDArray[np.float64] | None:
+def _shift(
+    known: KnownBundle, joint_rows: int, sums: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64] | None:
     plan = known.joint
-    if plan is None or len(total.joint) != plan.count or not total.joint_rows:
+    if plan is None or len(sums) != plan.count or not joint_rows:
         return None
-    return np.asarray((total.joint / total.joint_rows - plan.mean) / plan.spread)
+    return np.asarray((sums / joint_rows - plan.mean) / plan.spread)

@@ -342,6 +342,7 @@ def devices_apart(connection: Connection, bundles: Sequence[str]) -> dict[str, A
             row.onset_ms,
             row.private,
             tuple((name, share) for name, share in row.streams),
+            row.raised_ms,
         )
         for row in rows
     }

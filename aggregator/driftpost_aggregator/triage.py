@@ -19,7 +19,7 @@ MAX_SETTLINGS = 3.0
 # drift incidents of its own devices.
 _TAKES_OVER = (Kind.SENSOR_FAULT, Kind.DATA_QUALITY, Kind.MODEL_FAULT)
 _DRIFT = (Kind.COVARIATE_SHIFT, Kind.OUTPUT_SHIFT, Kind.LABEL_SHIFT)
-_WIDTH = {"device": 0, "cohort": 1, "fleet": 2}
+_WIDTH = {"device": 0, "group": 1, "cohort": 2, "fleet": 3}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from driftpost_aggregator import evidence
 from driftpost_aggregator.bookkeeping import apply
 from driftpost_aggregator.causes import Cause, Kind, Surroundings, find_causes
 from driftpost_aggregator.hidden_drift import hidden_causes
-from driftpost_aggregator.merged_watch import MergedWatch, Standing, standing_alarms
+from driftpost_aggregator.merged_watch import MergedWatch, Standing, devices_apart, standing_alarms
 from driftpost_aggregator.registry import KnownBundle, Registry
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import bundles, devices, incident_devices, incidents
+from driftpost_aggregator.suspicion import silent_causes
 from driftpost_aggregator.triage import Change, Incident, plan
 from driftpost_sketches.drift.budget import Budget
 
@@ -75,7 +76,11 @@ class Triage:
             self._watches.setdefault(bundle, watch).step(self._engine, self._now_ms())
         with reading(self._engine) as connection:
             busy = evidence.bundles_with_evidence(connection)
-            busy |= {bundle for bundle in known if standing_alarms(connection, bundle)}
+            busy |= {
+                bundle
+                for bundle in known
+                if standing_alarms(connection, bundle) or devices_apart(connection, [bundle])
+            }
         # Undescribed bundles are each their own model: nothing says what belongs to them.
         models: dict[str, set[str]] = {}
         for bundle in busy | known.keys():
@@ -113,6 +118,7 @@ class Triage:
         for one in known.values():
             alarms = standing_alarms(connection, one.bundle)
             watched |= {(alarm.scope, alarm.scope_key) for alarm in alarms}
+            causes += self._silent(connection, one, around, causes)
             causes += self._hidden(connection, one, alarms, around, causes)
         window_s = max((one.window_s for one in known.values()), default=DEVICE_WINDOW_S)
         return plan(
@@ -122,6 +128,21 @@ class Triage:
             settle_ms=int(self._settle_windows * min(window_s, MAX_SETTLING_WINDOW_S) * 1000),
             reopen_ms=self._reopen_ms,
         )
+
+    def _silent(
+        self, connection: Connection, known: KnownBundle, around: Surroundings, causes: list[Cause]
+    ) -> list[Cause]:
+        """Devices of one bundle that stand apart and do not say so."""
+        found = devices_apart(connection, [known.bundle])
+        apart = {name: one for name, one in found.items() if name in around.attributes}
+        if not apart:
+            return []
+        since_ms = min(one.onset_ms for one in apart.values())
+        spoken = evidence.spoke_since(connection, known.bundle, since_ms - self._bucket_s * 1000)
+        spoken |= {device for cause in causes for device in cause.affected}
+        onsets = {name: one.onset_ms for name, one in apart.items() if name not in spoken}
+        measured = evidence.with_measured(connection, around, known, onsets)
+        return silent_causes(apart, measured, known, spoken, budget=self._budget, bucket_s=self._bucket_s)
 
     def _hidden(
         self,
@@ -200,7 +221,7 @@ def _members(
 ) -> frozenset[str]:
     if scope == "fleet":
         return frozenset(attributes)
-    if scope == "device":
+    if scope in ("device", "group"):
         return frozenset(held)
     return frozenset(
         device for device, own in attributes.items() if all(own.get(key) == value for key, value in pairs)

@@ -22,6 +22,7 @@ _KIND_WORDS = {
     Kind.SENSOR_FAULT: "sensor fault",
     Kind.DATA_QUALITY: "data broken",
     Kind.MODEL_FAULT: "model fault",
+    Kind.POISONING: "windows and reports contradict each other",
     Kind.DEVICE_FAULT: "device fault",
 }
 _DETAIL_WORDS = {
@@ -72,6 +73,8 @@ def place_words(cause: Cause) -> str:
     """Where: `camera=B`, `device meter-07`, `the whole fleet`."""
     if cause.scope == "fleet":
         return "the whole fleet"
+    if cause.scope == "group":
+        return f"{len(cause.affected)} devices that no attribute tells apart from the others"
     return f"device {cause.scope_key}" if cause.scope == "device" else cause.scope_key
 
 
