@@ -9,6 +9,7 @@ AggregatorError
  +-- UnknownRequest         no retrain request of that id
  +-- NotPossible            the change asked for does not follow from the present state
  +-- TargetRefused          a webhook target that must not be called
+ +-- LabelsUnreadable       a push of labels is not of its format, or too large
  +-- AuditBroken            the audit log's chain does not hold
 """
 
@@ -108,6 +109,15 @@ class TargetRefused(AggregatorError):
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(f"target {url}: {problem}")
         self.url = url
+        self.problem = problem
+
+
+class LabelsUnreadable(AggregatorError):
+    """A push of labels can not be read at all."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the push {problem}; see docs/labels.md for what is taken")
+        self.problem = problem
 
 
 class AuditBroken(AggregatorError):

@@ -11,12 +11,13 @@ import uuid
 
 from sqlalchemy import Engine
 
-from driftpost_aggregator.delivery import deliver_due
+from driftpost_aggregator.delivery.due import deliver_due
+from driftpost_aggregator.delivery.targets import targets
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.intake import Intake
 from driftpost_aggregator.loop import Loop
 from driftpost_aggregator.retrain import request_retraining
-from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget, targets
+from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget
 from driftpost_aggregator.store.database import migrate, open_engine
 from driftpost_aggregator.times import wall_ms
 from driftpost_aggregator.triage_round import Triage

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from driftpost_aggregator.alerts.channels import ALERT_SETTINGS, channels
+from driftpost_aggregator.delivery.targets import TARGETS, targets
 from driftpost_aggregator.errors import ConfigurationError
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.errors import SketchError
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
-from driftpost_sync.settings import REQUIRED, Setting, Settings, SettingsTable, TableArray
+from driftpost_sync.settings import REQUIRED, Setting, Settings, SettingsTable
 
 SCOPES = ("device", "cohort", "fleet")
 KINDS = (
@@ -125,6 +128,15 @@ TABLE = SettingsTable(
             [],
             meaning="further names by which browsers may reach a dashboard that has no token, behind a proxy",
         ),
+        Setting(
+            "labels.expire_s",
+            float,
+            604_800.0,
+            "s",
+            "how long pushed labels wait for a device that is not there",
+            minimum=60,
+            maximum=31_536_000,
+        ),
         Setting("retrain.enabled", bool, True, meaning="whether incidents may ask for retraining"),
         Setting(
             "retrain.scopes",
@@ -157,6 +169,61 @@ TABLE = SettingsTable(
             maximum=1,
         ),
         Setting(
+            "retrain.min_loss",
+            float,
+            0.0,
+            meaning="smallest loss of accuracy, a share: by labels, else by a trusted estimate, else assumed",
+            minimum=0,
+            maximum=1,
+        ),
+        Setting(
+            "retrain.assumed_loss",
+            float,
+            0.02,
+            meaning="loss of accuracy, a share, assumed where neither labels nor an estimate tell of it",
+            minimum=0,
+            maximum=1,
+        ),
+        Setting(
+            "retrain.cost",
+            float,
+            1.0,
+            meaning="cost of one retraining, in any unit; requests are ranked by gain x devices / cost",
+            minimum=1e-9,
+            maximum=1e12,
+        ),
+        Setting(
+            "retrain.costs",
+            dict[str, float],
+            meaning="cost by model's name, where it differs",
+            minimum=1e-9,
+            maximum=1e12,
+        ),
+        Setting(
+            "retrain.answer_s",
+            float,
+            86_400.0,
+            "s",
+            "a request that the pipeline has not taken up within this time is escalated to people",
+            minimum=60,
+            maximum=31_536_000,
+        ),
+        Setting(
+            "retrain.finish_s",
+            float,
+            604_800.0,
+            "s",
+            "one that was taken up and is neither done nor failed after this time is escalated",
+            minimum=60,
+            maximum=31_536_000,
+        ),
+        Setting(
+            "retrain.signed_reports",
+            bool,
+            False,
+            meaning="take the pipeline's reports only if they are signed with a target's secret",
+        ),
+        Setting(
             "retrain.cooldown_s",
             float,
             86_400.0,
@@ -166,28 +233,8 @@ TABLE = SettingsTable(
             maximum=31_536_000,
         ),
         Setting("retrain.per_week", int, 5, "requests", "in any seven days", minimum=0, maximum=10_000),
-        TableArray(
-            "retrain.targets",
-            (
-                Setting("name", str, REQUIRED, meaning="name in the delivery log; never reuse one"),
-                Setting("url", str, REQUIRED, meaning="https URL of the webhook"),
-                Setting(
-                    "secret_file",
-                    Path,
-                    REQUIRED,
-                    meaning="file of whsec_ secrets, one a line; each signs, so that keys can rotate",
-                ),
-                Setting(
-                    "allow_private",
-                    bool,
-                    False,
-                    meaning="allow private and loopback addresses, and http, on one's own network",
-                ),
-                Setting("timeout_s", float, 20.0, "s", "for the whole exchange", minimum=0.1, maximum=60),
-            ),
-            "a webhook (Standard Webhooks 1.0) that receives retrain requests",
-            maximum=16,
-        ),
+        TARGETS,
+        *ALERT_SETTINGS,
     ),
 )
 
@@ -203,6 +250,7 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> Settings:
     fleet_budget(settings)
     RetrainPolicy.from_settings(settings)
     targets(settings)
+    channels(settings)
     database_url(settings)
     return settings
 
@@ -261,6 +309,10 @@ class RetrainPolicy:
     min_effect: float = 0.2
     min_devices: int = 2
     min_share: float = 0.5
+    min_loss: float = 0.0
+    assumed_loss: float = 0.02
+    cost: float = 1.0
+    costs: Mapping[str, float] = field(default_factory=dict)
     cooldown_s: float = 86_400.0
     per_week: int = 5
 
@@ -283,40 +335,10 @@ class RetrainPolicy:
             min_effect=settings.number("retrain.min_effect"),
             min_devices=settings.integer("retrain.min_devices"),
             min_share=settings.number("retrain.min_share"),
+            min_loss=settings.number("retrain.min_loss"),
+            assumed_loss=settings.number("retrain.assumed_loss"),
+            cost=settings.number("retrain.cost"),
+            costs=settings.number_map("retrain.costs"),
             cooldown_s=settings.number("retrain.cooldown_s"),
             per_week=settings.integer("retrain.per_week"),
         )
-
-
-@dataclass(frozen=True)
-class Target:
-    """One webhook that receives retrain requests; see `[[retrain.targets]]`."""
-
-    name: str
-    url: str
-    secret_file: Path
-    allow_private: bool = False
-    timeout_s: float = 20.0
-
-
-def targets(settings: Settings) -> tuple[Target, ...]:
-    """The webhooks, in the file's order.
-
-    Raises:
-        ConfigurationError: two have one name.
-    """
-    result = tuple(
-        Target(
-            name=entry.text("name"),
-            url=entry.text("url"),
-            secret_file=entry.path("secret_file"),
-            allow_private=entry.flag("allow_private"),
-            timeout_s=entry.number("timeout_s"),
-        )
-        for entry in settings.tables("retrain.targets")
-    )
-    names = [target.name for target in result]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigurationError("retrain.targets", f"the name {twice[0]!r} stands twice")
-    return result

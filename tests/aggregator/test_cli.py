@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from driftpost_aggregator import audit
 from driftpost_aggregator.cli import aggregator
-from driftpost_aggregator.delivery import read_secrets
+from driftpost_aggregator.delivery.signing import read_secrets
 from driftpost_aggregator.settings import load
 from driftpost_aggregator.store.database import migrate, open_engine, writing
 from driftpost_models.build import build_bundle

@@ -16,22 +16,15 @@ from sqlalchemy import Engine, insert, select
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from driftpost_aggregator import delivery
-from driftpost_aggregator.delivery import (
-    SCHEDULE_S,
-    Answer,
-    deliver_due,
-    judge,
-    next_attempt,
-    read_secrets,
-    retry_after,
-    signed_headers,
-)
+from driftpost_aggregator.delivery import due
+from driftpost_aggregator.delivery.due import deliver_due
+from driftpost_aggregator.delivery.endpoint import endpoint, is_public
+from driftpost_aggregator.delivery.schedule import SCHEDULE_S, Answer, judge, next_attempt, retry_after
+from driftpost_aggregator.delivery.signing import read_secrets, signed_headers
+from driftpost_aggregator.delivery.targets import Target
 from driftpost_aggregator.errors import ConfigurationError, TargetRefused
-from driftpost_aggregator.settings import Target
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading, writing
-from driftpost_aggregator.targets import endpoint, is_public
 from driftpost_aggregator.times import wall_ms
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -239,7 +232,7 @@ def test_a_receiver_that_is_down_is_tried_until_the_schedule_ends(
     async def refused(*_: object) -> Answer:
         return Answer(None, "ConnectError")
 
-    monkeypatch.setattr(delivery, "attempt", refused)
+    monkeypatch.setattr(due, "_attempt", refused)
     now = create(engine)
     for _ in range(len(SCHEDULE_S)):
         now = max(now, next_ms(engine))
@@ -258,7 +251,7 @@ def test_a_crash_between_attempt_and_note_costs_one_attempt_not_a_storm(
 
     now = create(engine)
     with monkeypatch.context() as patched:
-        patched.setattr(delivery, "_note", die)
+        patched.setattr(due, "_note", die)
         with pytest.raises(Killed):
             deliver(engine, target, now)
     assert deliver(engine, target, now + 1_000) == {}, "it waits as after a failure"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from driftpost_aggregator.causes import Kind
-from driftpost_aggregator.delivery import SCHEDULE_S
+from driftpost_aggregator.delivery.schedule import SCHEDULE_S
 from driftpost_aggregator.retrain import MAX_DEVICES, MAX_STREAMS, REPORTS
 from driftpost_aggregator.settings import KINDS, TABLE
 
