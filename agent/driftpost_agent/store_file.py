@@ -55,6 +55,7 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: it can't be opened; `damaged` tells whether its content is at fault.
     """
+    begun = path.exists()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         # Both take effect only in a file that has no tables yet.
@@ -72,10 +73,23 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
             from sqlite_utils import Database  # noqa: PLC0415 - see `up_to_date`
 
             migrate(Database(connection))
+        if not begun:
+            # SQLite removes the journal that it made the file with and does not sync the folder: a power cut
+            # hours later could bring that journal back and roll the file back to nothing.
+            sync_folder(path.parent)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the card hold which files there are."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _Damaged(sqlite3.DatabaseError):

@@ -16,7 +16,7 @@ from driftpost_agent.shared_memory import place
 from driftpost_sketches.window import Window
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.messages import WindowBody
-from faults.books import read_books
+from faults.books import Books, read_books
 from faults.outcome import Outcome
 from mosquitto import running_mosquitto
 from wire import Aggregator, World
@@ -104,7 +104,7 @@ def kill_at_random_moments(folder: Path, bundles: Path, times: int, seed: int = 
                 agent.kill()
                 killed = time.monotonic()
                 if store.exists():
-                    losses.told(read_books(store).lost, killed)
+                    losses.told(read_books(store), killed)
         finally:
             for load in loads:
                 load.over.set()
@@ -115,7 +115,7 @@ def kill_at_random_moments(folder: Path, bundles: Path, times: int, seed: int = 
         agent.wait(lambda: agent.status()["windows"]["pending"] == 0, "everything is acknowledged", 120)
         assert agent.stop() < 10
         books = read_books(store)
-        losses.told(books.lost, time.monotonic())
+        losses.told(books, time.monotonic())
         answered = BATCH * sum(len(load.answered) for load in loads)
         unknown = BATCH * sum(load.unknown for load in loads)
         assert answered <= books.recorded + books.lost <= answered + unknown
@@ -136,19 +136,21 @@ class Losses:
 
     def __init__(self, loads: list[Load]) -> None:
         self._loads = loads
-        self._total = 0
+        self._books = Books(0, 0, 0, 0, 0)
         self._killed = 0.0
         self.worst = 0
 
-    def told(self, total: int, now: float) -> None:
-        """The books say that `total` rows were lost up to the kill before this one."""
-        lost, self._total = total - self._total, total
+    def told(self, books: Books, now: float) -> None:
+        """What the books say after another kill, at `now`."""
+        if books.starts == self._books.starts:
+            return  # killed before it had opened the store
+        lost = books.lost - self._books.lost
         since = self._killed - FLUSH_S - LATE_S
         moments = (moment for load in self._loads for moment in load.answered)
         recent = sum(since < moment <= self._killed + LATE_S for moment in moments)
         allowed = BATCH * (recent + len(self._loads))
         assert lost <= allowed, f"{lost} rows lost, {allowed} were answered since a flush could have come"
-        self.worst, self._killed = max(self.worst, lost), now
+        self.worst, self._killed, self._books = max(self.worst, lost), now, books
 
 
 def rows_committed(aggregator: Aggregator) -> int:
