@@ -101,6 +101,27 @@ def run(config: Path, log_level: str) -> None:
 
 
 @aggregator.command()
+@_CONFIG
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
+)
+def worker(config: Path, log_level: str) -> None:
+    """Only take messages, beside `run` and other workers, until SIGTERM or Ctrl-C.
+
+    All of them share the broker's messages: give `run` an mqtt.share_group, which workers join (without one
+    it takes every message too, and counts those that a worker was faster with as repeated).
+    """
+    from driftpost_aggregator.worker import Worker  # noqa: PLC0415
+
+    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(threadName)s %(name)s: %(message)s")
+    exit_event = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: exit_event.set())
+    with _explained():
+        Worker(load(config), exit_event).run(Notifier())
+
+
+@aggregator.command()
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("aggregator.toml"))
 def init(path: Path) -> None:
     """Write a first settings file, commented."""
