@@ -96,6 +96,7 @@ def _lengthened(chain: Chain, journal: Journal, i: int) -> Chain:
     """The chain with the memory that only sums over long blocks show, worth all rows that were seen.
 
     What was kept row by row is one span in several, so slow swings would look faster than they are there.
+    Counts of blocks say nothing of steps, so those are not bet on.
     """
     if len(journal.blocks) < MIN_BLOCKS:
         return chain
@@ -112,4 +113,4 @@ def _lengthened(chain: Chain, journal: Journal, i: int) -> Chain:
     lengthened = dataclasses.replace(chain, tau=tau, rows=journal.rows)
     plan = plan_tilts(chain.ordered, chain.scores, chain.shares, chain.tau_chain)
     temper = lengthened.temper[[tilt.score for tilt in plan]] if plan else np.ones(0)
-    return dataclasses.replace(lengthened, caution=np.minimum(chain.caution, temper))
+    return dataclasses.replace(lengthened, caution=np.minimum(chain.caution, temper), roughness=None)

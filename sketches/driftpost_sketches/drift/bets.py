@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
-from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, principal, tilted
+from driftpost_sketches.drift.chain import PRIOR_ROWS, Chain, tilted
+from driftpost_sketches.drift.perron import principal
+from driftpost_sketches.drift.roughness import Roughness, sizes, step_score
 from driftpost_sketches.drift.tilts import SMALLEST_STEP, exponents, plan_tilts, steadied
 
 FloatArray = npt.NDArray[np.float64]
@@ -56,8 +58,9 @@ MOST_REPEATS = 0.1  # a reference with more repeats is discrete: they say nothin
 REFERENCE_ERRORS = 2.0  # standard errors of the reference that are always charged to it
 MISLED = 0.01  # at most this probability that a reference's own error looks like drift for ever
 
-# Weights of the families within a numeric and a categorical stream; both sum to 1.
-_NUMERIC = {Family.LOCATION: 0.62, Family.SCALE: 0.11, Family.SHAPE: 0.05, Family.STUCK: 0.13,
+ROUGH_WEIGHT = 0.04  # of a numeric stream's evidence; the family of scale has it beside its own
+# Weights of the families within a numeric and a categorical stream; with that both sum to 1.
+_NUMERIC = {Family.LOCATION: 0.62, Family.SCALE: 0.07, Family.SHAPE: 0.05, Family.STUCK: 0.13,
             Family.SPIKE: 0.05, Family.ABSENT: 0.04}  # fmt: skip
 _CATEGORICAL = {Family.SHARE: 0.6, Family.STUCK: 0.1, Family.SPIKE: 0.1, Family.UNSEEN: 0.1,
                 Family.ABSENT: 0.1}  # fmt: skip
@@ -163,6 +166,8 @@ def build_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
     columns: list[tuple[FloatArray, float, Family]] = []
     weights = _NUMERIC if chain.ordered else _CATEGORICAL
     columns += _tilts(chain, margins, weights)
+    if chain.roughness is not None:
+        columns += _rough(chain, chain.roughness, margins)
     upper = _upper(chain, margins)
     # Bets on single cells have no score of their own; they lose what the slowest score loses to memory.
     temper = float(chain.temper.min(initial=1.0))
@@ -205,7 +210,7 @@ def marginal_bets(chain: Chain, margins: Margins, unseen: int | None) -> Bets:
     free = replace(
         chain, matrix=np.tile(chain.shares, (CELLS, 1)), tau_chain=ones, tau=ones, excess=0.0 * ones,
         caution=np.ones(len(plan_tilts(chain.ordered, chain.scores, chain.shares, ones))),
-        visits=np.full(CELLS, margins.independent),
+        visits=np.full(CELLS, margins.independent), roughness=None,
     )  # fmt: skip
     bets = build_bets(free, margins, unseen)
     kept = np.where(bets.families == Family.STUCK, 0.0, bets.weights)
@@ -237,7 +242,7 @@ def _tilts(
     values, vectors = tilted(chain.matrix, powers)
     logs = np.log(vectors)
     rows = margins.independent * chain.correlation_rows
-    errors, gains = _precision(chain, powers, values=values, vectors=vectors, rows=rows)
+    errors, gains = _precision(chain, powers[:, None, :], values=values, vectors=vectors, rows=rows)
     errors *= np.sqrt((chain.tau / chain.tau_chain)[which])
     charges = np.log(values) + margins.tilt_charges(sizes, errors, gains) + spells
     gain = powers - charges[:, None]
@@ -252,24 +257,43 @@ def _tilts(
     ]
 
 
+def _rough(chain: Chain, rough: Roughness, margins: Margins) -> list[tuple[FloatArray, float, Family]]:
+    """Tilts by the length of steps, up and down."""
+    steps = sizes(rough.tau_chain)
+    powers = steps[:, None, None] * step_score(chain.shares, chain.matrix)
+    values, vectors = principal(chain.matrix[None] * np.exp(powers))
+    logs = np.log(vectors)
+    rows = margins.independent * chain.correlation_rows
+    errors, gains = _precision(chain, powers, values=values, vectors=vectors, rows=rows)
+    errors *= math.sqrt(rough.tau / rough.tau_chain)
+    charges = np.log(values) + margins.tilt_charges(steps, errors, gains)
+    gain = powers - charges[:, None, None] + logs[:, None, :] - logs[:, :, None]
+    return [
+        (caution * table, ROUGH_WEIGHT / len(steps), Family.SCALE)
+        for caution, table in zip(rough.caution, gain, strict=True)
+    ]
+
+
 def _precision(
     chain: Chain, powers: FloatArray, *, values: FloatArray, vectors: FloatArray, rows: float
 ) -> tuple[FloatArray, FloatArray]:
     """Standard errors of the tilts' cumulants in a reference of so many rows, and their gains a row.
 
+    `powers` are of cells, float64[Q, 1, CELLS], or of moves, float64[Q, CELLS, CELLS].
+
     By the delta method: an error in row i of the transition matrix moves the cumulant by its effect on the
     mean evidence of a step from i, weighted by how often the tilted chain is there.
     """
     tilts = np.exp(powers)
-    _, left = principal((chain.matrix[None] * tilts[:, None, :]).transpose(0, 2, 1))
+    _, left = principal((chain.matrix[None] * tilts).transpose(0, 2, 1))
     visited = left * vectors
     visited /= visited.sum(axis=1, keepdims=True)
-    steps = tilts[:, None, :] * vectors[:, None, :] / (values[:, None, None] * vectors[:, :, None])
+    steps = tilts * vectors[:, None, :] / (values[:, None, None] * vectors[:, :, None])
     tilted_matrix = chain.matrix[None] * steps
     variances = np.maximum((tilted_matrix * steps).sum(axis=2) - 1.0, 0.0)
     seen = np.maximum(rows * chain.shares, 1.0)
     errors = np.sqrt((visited * visited * variances / seen).sum(axis=1))
-    means = np.einsum("qi,qij,qj->q", visited, tilted_matrix, powers)
+    means = np.einsum("qi,qij,qij->q", visited, tilted_matrix, np.broadcast_to(powers, tilted_matrix.shape))
     return errors, np.maximum(means - np.log(values), 0.0)
 
 

@@ -23,13 +23,14 @@ from driftpost_sketches.drift.folding import selection_bias
 from driftpost_sketches.drift.joint.fit import fit_plan
 from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.drift.reference_notes import distinct_rows, notes_on
+from driftpost_sketches.drift.roughness import TILTS, Roughness
 from driftpost_sketches.drift.tilts import plan_tilts
 from driftpost_sketches.errors import CalibrationError, MalformedSketch
 from driftpost_sketches.schema import Role, Schema, StreamKind
 from driftpost_sketches.window import Window
 
 MAGIC = b"DPC"
-VERSION = 3
+VERSION = 4
 MAX_BYTES = 32 << 20  # 41 streams take about 100 kB
 MAX_HEAD = 8 << 20
 DEFAULT_EFFECT = 0.02  # reference standard deviations
@@ -234,6 +235,7 @@ class Calibration:
                     "scores": len(c.scores),
                     "repeats": c.repeats,
                     "repeat_tau": c.repeat_tau,
+                    "steps": c.roughness is not None,
                 }
                 for c in self.chains
             ],
@@ -248,6 +250,9 @@ class Calibration:
         for c in self.chains:
             for array in (c.shares, c.visits, c.matrix, c.scores, c.tau_chain, c.tau, c.excess, c.caution):
                 pieces.append(array.astype("<f8").tobytes())
+            if c.roughness is not None:
+                of = c.roughness
+                pieces.append(np.array([of.tau_chain, of.tau, *of.caution], dtype="<f8").tobytes())
         return MAGIC + bytes([VERSION]) + zlib.compress(b"".join(pieces), 6)
 
     @classmethod
@@ -331,9 +336,18 @@ def _read_chain(reader: packing.Reader, head: Mapping[str, Any]) -> Chain:
         or np.abs(scores).max(initial=0) > 1e6
     ):
         raise MalformedSketch("a chain holds impossible correlation times or scores")
+    roughness = _read_roughness(reader) if ordered and head["steps"] is True else None
     return Chain(
-        ordered, rows, shares, matrix, visits, scores, tau_chain, tau, excess, caution, repeats, repeat_tau
-    )
+        ordered, rows, shares, matrix, visits, scores, tau_chain, tau, excess, caution, repeats, repeat_tau,
+        roughness,
+    )  # fmt: skip
+
+
+def _read_roughness(reader: packing.Reader) -> Roughness:
+    tau_chain, tau, *caution = reader.array("<f8", 2 + TILTS).tolist()
+    if not (0 < tau_chain <= tau < math.inf and all(0 <= c <= 1 for c in caution)):
+        raise MalformedSketch("a chain holds an impossible memory of its steps")
+    return Roughness(tau_chain, tau, np.array(caution))
 
 
 def _effects(schema: Schema, smallest: float | Mapping[str, float]) -> FloatArray:

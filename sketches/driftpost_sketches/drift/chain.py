@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
 from driftpost_sketches.drift.memory import MIN_TAU, batch_tau, memory
+from driftpost_sketches.drift.perron import principal
+from driftpost_sketches.drift.roughness import Roughness, fit_roughness
 from driftpost_sketches.drift.scores import normal_scores, share_scores
 from driftpost_sketches.drift.tilts import admissible, exponents, plan_tilts
 
@@ -26,7 +28,6 @@ MORE_LOSS = 0.2  # of the share of evidence that memory beyond the chain costs
 SPELL_TAILS = 1.6  # volatile spells are skewed: higher cumulants add to the second order
 WORTH_CALLING = 1.25  # ratio of memories of squares up to which cells are to blame, not spells
 SIGNIFICANT = 2.0  # standard errors beyond which volatile spells are believed
-_SQUARINGS = 10  # K^1024: beyond the memory of any chain whose correlation time the reference can show
 _NORMAL = NormalDist()
 _POINTS = (np.arange(8) + 0.5) / 8  # quadrature within a cell, in probability
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -51,6 +52,7 @@ class Chain:
             `plan_tilts`: never more than the temper of its score.
         repeats: share of rows that equal their predecessor exactly.
         repeat_tau: integrated autocorrelation of those repeats, in rows.
+        roughness: of a numeric stream's steps; None where rows have no order, or values none.
     """
 
     ordered: bool
@@ -65,6 +67,7 @@ class Chain:
     caution: FloatArray
     repeats: float
     repeat_tau: float
+    roughness: Roughness | None = None
 
     @property
     def temper(self) -> FloatArray:
@@ -127,6 +130,7 @@ def fit_chain(cells: npt.NDArray[np.int64], values: FloatArray, ordered: bool, b
         ),
         repeats=float(same.mean()) if n > 1 else 0.0,
         repeat_tau=max(repeat_tau, 1.0),
+        roughness=fit_roughness(shares, matrix, cells) if ordered else None,
     )
 
 
@@ -179,26 +183,6 @@ def temper_for(tau_chain: FloatArray, tau: FloatArray) -> FloatArray:
     """
     ratio = np.minimum(1.0, tau_chain / tau)
     return np.asarray(ratio * (1.0 - MORE_LOSS * (1.0 - ratio)), dtype=np.float64)
-
-
-def principal(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Largest eigenvalue and its positive right eigenvector of positive matrices.
-
-    Args:
-        matrices: float64[Q, CELLS, CELLS].
-
-    Returns:
-        float64[Q] and float64[Q, CELLS].
-    """
-    power = matrices / matrices.sum(2).max(1)[:, None, None]
-    for _ in range(_SQUARINGS):
-        power = power @ power
-        power /= power.sum(2).max(1)[:, None, None]
-    vectors = power.sum(2)
-    vectors = np.maximum(vectors / vectors.max(1)[:, None], 1e-12)
-    image = np.einsum("qij,qj->qi", matrices, vectors)
-    # The largest ratio bounds the eigenvalue from above (Collatz-Wielandt): an error can only cost evidence.
-    return (image / vectors).max(1), vectors
 
 
 def _chain_tau(matrix: FloatArray, scores: FloatArray) -> FloatArray:

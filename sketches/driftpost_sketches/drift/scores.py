@@ -27,9 +27,7 @@ def normal_scores(shares: FloatArray) -> FloatArray:
     value = shares.copy()
     value[ABSENT] = 0.0
     on_scale = np.arange(CELLS) != ABSENT
-    ranks = np.clip((np.cumsum(value) - value / 2) / value.sum(), 1e-6, 1 - 1e-6)
-    quantiles = np.array([_NORMAL.inv_cdf(float(rank)) for rank in ranks])
-    quantiles = np.where(on_scale, quantiles.clip(-_FURTHEST, _FURTHEST), 0.0)
+    quantiles = normal_quantiles(shares)
     basis = [on_scale.astype(np.float64)]
     scores = np.zeros((4, CELLS))
     for power in range(1, 5):
@@ -42,6 +40,20 @@ def normal_scores(shares: FloatArray) -> FloatArray:
         scores[power - 1] = vector / variance**0.5
         basis.append(scores[power - 1])
     return scores
+
+
+def normal_quantiles(shares: FloatArray) -> FloatArray:
+    """Normal quantile of each cell's mid-rank, 0 for the absent cell: float64[CELLS].
+
+    Args:
+        shares: float64[CELLS], the reference's cell probabilities.
+    """
+    value = shares.copy()
+    value[ABSENT] = 0.0
+    ranks = np.clip((np.cumsum(value) - value / 2) / value.sum(), 1e-6, 1 - 1e-6)
+    quantiles = np.array([_NORMAL.inv_cdf(float(rank)) for rank in ranks]).clip(-_FURTHEST, _FURTHEST)
+    quantiles[ABSENT] = 0.0
+    return quantiles
 
 
 def share_scores(shares: FloatArray, cells: npt.NDArray[np.int64]) -> FloatArray:

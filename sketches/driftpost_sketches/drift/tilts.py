@@ -19,11 +19,11 @@ FloatArray = npt.NDArray[np.float64]
 
 # Steps in reference standard deviations of the score, per score (location, scale, skew, tails): a factor of
 # two apart costs little evidence.
-STEPS = ((0.12, 0.25, 0.5, 1.0, 2.0), (0.12, 0.25, 0.5), (0.2, 0.5), (0.2, 0.5))
+STEPS = ((0.06, 0.12, 0.25, 0.5, 1.0, 2.0), (0.12, 0.25, 0.5), (0.2, 0.5), (0.2, 0.5))
 SHARE_STEPS = (0.15, 0.4, 1.0)
 # How a score's weight is shared among its steps: most to the changes that people ask about; a leap is found
 # whatever the weight, and bold steps overshoot where they are wrong.
-STEP_WEIGHTS = ((0.18, 0.27, 0.33, 0.17, 0.05), (0.25, 0.45, 0.3), (0.5, 0.5), (0.5, 0.5))
+STEP_WEIGHTS = ((0.1, 0.15, 0.24, 0.3, 0.16, 0.05), (0.25, 0.45, 0.3), (0.5, 0.5), (0.5, 0.5))
 SMALLEST_STEP = 0.12
 MOST_GAIN = 3.0  # nats a step: a rare cell's huge score must not make one row an alarm
 MEASURABLE = 1.5  # standard deviation of a block's log evidence at which a mean of exponentials is measurable
