@@ -8,13 +8,14 @@ would have done. A test holds the two against each other.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from driftpost_sketches.binning import Binner
 from driftpost_sketches.cells import CELLS
 from driftpost_sketches.drift.detector import DriftDetector
-from driftpost_sketches.drift.log_sums import log_sum
 from driftpost_sketches.drift.monitor import IDLE
 from driftpost_sketches.schema import Schema
 
@@ -23,6 +24,9 @@ FloatArray = npt.NDArray[np.float64]
 CHUNK_WINDOWS = 250  # at a time: transition counts of 30 streams take 20 MB
 # Sums of a window's float32 evidence depend on their order by far less than this; a near miss is no silence.
 TOLERANCE = 0.01
+# Where evidence stops growing here: beyond any threshold (1e9 is one alarm in thousands of years), and below
+# what a float's square can hold.
+MOST, MOST_GAIN = 1e100, 230.0
 
 
 def stays_silent(
@@ -42,9 +46,9 @@ def stays_silent(
 
 def highest_evidence(schema: Schema, detector: DriftDetector, values: FloatArray, window_rows: int) -> float:
     """Largest log evidence in all that a fresh detector reaches if none of it becomes an alarm."""
-    weights = detector.log_weights
-    log_r = np.full(weights.shape, -np.inf)
-    most = -np.inf
+    weights = np.exp(detector.log_weights)
+    evidence = np.zeros(weights.shape)
+    most = 0.0
     cells = _cells(schema, values)
     same = np.zeros(values.T.shape, dtype=bool)
     same[:, 1:] = values.T[:, 1:] == values.T[:, :-1]
@@ -52,10 +56,14 @@ def highest_evidence(schema: Schema, detector: DriftDetector, values: FloatArray
     for first in range(0, windows, CHUNK_WINDOWS):
         last = min(first + CHUNK_WINDOWS, windows)
         moves, repeats, steps = _transitions(cells, same, first, last, window_rows)
-        for log_e in detector.weigh(moves, repeats, steps).transpose(1, 0, 2):
-            log_r = np.logaddexp(log_r, 0.0) + log_e - IDLE
-            most = max(most, log_sum(weights + log_r))
-    return most
+        # Not in logarithms, as on the device: what lasts for days would overflow, but it is an alarm before.
+        gains = np.exp(np.minimum(detector.weigh(moves, repeats, steps) - IDLE, MOST_GAIN))
+        for gain in gains.transpose(1, 0, 2):
+            evidence += 1.0
+            evidence *= gain
+            np.minimum(evidence, MOST, out=evidence)
+            most = max(most, float(np.vdot(weights, evidence)))
+    return math.log(most)
 
 
 def _cells(schema: Schema, values: FloatArray) -> npt.NDArray[np.int64]:
