@@ -13,7 +13,10 @@ from typing import Any
 import click
 
 from driftpost_agent.client import fetch_status
+from driftpost_agent.command_settings import config_option, read_settings
+from driftpost_agent.doctor_command import doctor
 from driftpost_agent.errors import DaemonUnreachable
+from driftpost_agent.history_commands import export, windows
 from driftpost_agent.settings import TABLE, starter_file
 from driftpost_models.file_argument import FileArgument
 from driftpost_sync.clock import SystemClock
@@ -23,28 +26,25 @@ from driftpost_sync.systemd import Notifier
 # Seconds that `agent activate` waits for the running daemon to serve the new bundle: two starts of a model.
 ACTIVATION_WAIT_S = 60.0
 
-_config = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("agent.toml"),
-    show_default=True,
-    help="The agent's configuration.",
-)
-
 
 @click.group()
 def agent() -> None:
-    """Guard a model on this device: run, status, activate."""
+    """Guard a model on this device: run, status, windows, doctor, activate, export."""
+
+
+agent.add_command(doctor)
+agent.add_command(export)
+agent.add_command(windows)
 
 
 @agent.command()
-@_config
+@config_option
 def run(config: Path) -> None:
     """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
     from driftpost_agent import logs  # noqa: PLC0415 - `status` and `settings` start faster without the rest
     from driftpost_agent.daemon import Daemon  # noqa: PLC0415
 
-    settings = _settings(config)
+    settings = read_settings(config)
     # systemd sets this when stderr is connected to the journal.
     logs.set_up(settings.text("log.level"), journal="JOURNAL_STREAM" in os.environ)
     exit_event = threading.Event()
@@ -59,19 +59,29 @@ def run(config: Path) -> None:
 
 
 @agent.command()
-@_config
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="The whole status document, for programs.")
-def status(config: Path, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Show it again and again until Ctrl-C; with --json, a line each.")
+@click.option(
+    "--every", default=2.0, show_default=True, type=click.FloatRange(0.2, 3600), help="Seconds between."
+)
+def status(config: Path, as_json: bool, watch: bool, every: float) -> None:
     """Show how the running agent is."""
     from driftpost_agent.status_table import render  # noqa: PLC0415
 
-    document = _status(_settings(config))
+    settings = read_settings(config)
+    if watch:
+        from driftpost_agent.status_watch import follow  # noqa: PLC0415
+
+        follow(lambda: _status(settings), every, as_json=as_json)
+        return
+    document = _status(settings)
     click.echo(json.dumps(document, indent=2) if as_json else render(document))
 
 
 @agent.command()
 @click.argument("bundle", type=FileArgument("Check the path; `driftpost bundle build` makes a bundle."))
-@_config
+@config_option
 def activate(bundle: Path, config: Path) -> None:
     """Verify BUNDLE, test it on this device and make it the active one.
 
@@ -81,7 +91,7 @@ def activate(bundle: Path, config: Path) -> None:
     from driftpost_agent.activation import Activation  # noqa: PLC0415
     from driftpost_agent.loading import loader, trusted_keys  # noqa: PLC0415
 
-    settings = _settings(config)
+    settings = read_settings(config)
     activation = Activation(
         settings.path("store.path").parent / "bundles",
         trusted_keys(settings),
@@ -124,23 +134,23 @@ def site() -> None:
 
 
 @site.command()
-@_config
+@config_option
 def show(config: Path) -> None:
     """Show how far the learning is, and how this device differs from the training data."""
     from driftpost_agent.status_table import render_site  # noqa: PLC0415
 
-    click.echo(render_site(_status(_settings(config))["site"]))
+    click.echo(render_site(_status(read_settings(config))["site"]))
 
 
 @site.command()
-@_config
+@config_option
 def accept(config: Path) -> None:
     """Accept the change that stands: it is this device's normal, learnt anew from now on."""
     _leave(config, "accept")
 
 
 @site.command()
-@_config
+@config_option
 def again(config: Path) -> None:
     """Forget what this device has learnt and begin anew, after it was moved or mended."""
     _leave(config, "again")
@@ -149,7 +159,7 @@ def again(config: Path) -> None:
 def _leave(config: Path, decision: str) -> None:
     from driftpost_agent import site_request  # noqa: PLC0415
 
-    settings = _settings(config)
+    settings = read_settings(config)
     running = _status_if_running(settings)
     if running.get("site", {}).get("mode") == "off":
         raise click.ClickException(
@@ -189,15 +199,6 @@ def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker:
     except OSError as error:
         raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
     click.echo(f"Wrote {path}. Next: driftpost agent run --config {path}")
-
-
-def _settings(config: Path) -> Settings:
-    if not config.exists():
-        raise click.ClickException(
-            f"there is no {config}: write one with `driftpost agent init {config}`, "
-            "or give the right path with --config"
-        )
-    return TABLE.load(config)
 
 
 def _status(settings: Settings) -> dict[str, Any]:

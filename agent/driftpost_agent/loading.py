@@ -48,9 +48,6 @@ def loader(settings: Settings) -> Callable[[Bundle], Runtime]:
         )
 
     def start(bundle: Bundle) -> Runtime:
-        # Made only where something is kept in it: TensorRT refuses a folder that is not there.
-        if "tensorrt" in providers:
-            cache.mkdir(parents=True, exist_ok=True)
         if isolated:
             return IsolatedRuntime(
                 bundle.model_bytes,

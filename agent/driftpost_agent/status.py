@@ -26,6 +26,7 @@ def model_facts(serving: Serving) -> dict[str, Any]:
         "version": bundle.version,
         "runtime": runtime.version,
         "provider": runtime.provider,
+        "declined": str(getattr(runtime, "declined", "")),
         "streams": len(bundle.schema.streams),
         "restarts": int(getattr(runtime, "restarts", 0)),
         "alive": bool(getattr(runtime, "alive", True)),

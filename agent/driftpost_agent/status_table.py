@@ -9,6 +9,8 @@ import click
 
 _COLOURS = {"ok": "green", "starting": "yellow", "degraded": "yellow", "failing": "red"}
 _WIDTH = 14
+# Characters of a budget's bar.
+_BAR = 20
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -30,6 +32,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _link(document["link"])
     yield from _findings(document["findings"])
     yield from _site(document["site"])
+    yield from _budgets(document.get("budgets", {}))
+    yield from _board(document.get("board", {}))
     store, process = document["store"], document["process"]
     yield _row("disk", f"{_size(store['bytes'])} in {store['path']}; {process['written_mb']:.1f} MB written")
     yield _row("memory", f"agent {process['agent_mb']:.0f} MB, model {process['model_mb']:.0f} MB")
@@ -45,6 +49,8 @@ def _model(document: Mapping[str, Any]) -> Iterator[str]:
     restarts = f", restarted {model['restarts']} times" if model["restarts"] else ""
     yield _row("model", f"{model['name']} {model['version']}, bundle {model['bundle'][:12]}")
     yield _row("", f"{model['runtime']} on {model['provider']}, {model['streams']} streams{restarts}")
+    if model.get("declined"):
+        yield _row("", f"not on {model['declined']}")
     verdicts = ", ".join(
         f"{inferences[name]} {name}" for name in ("flagged", "abstained", "fallback") if inferences.get(name)
     )
@@ -92,6 +98,42 @@ def _findings(findings: Mapping[str, Any]) -> Iterator[str]:
     for finding in findings["latest"]:
         if finding["state"] == "raised":
             yield _row("", f"! {finding['text']}" + (f" (since {finding['at']})" if finding["at"] else ""))
+
+
+def _budgets(budgets: Mapping[str, Any]) -> Iterator[str]:
+    """Used, budget and share of each, and what is done where it is exceeded."""
+    title = "budgets"
+    for name, fact in budgets.items():
+        unit = fact["unit"]
+        used, budget = _budgeted(fact["used"], unit), _budgeted(fact["budget"], unit)
+        share = fact["share"]
+        filled = min(_BAR, max(0, round(share * _BAR)))
+        bar = click.style("#" * filled, fg="red" if share > 1 else "yellow" if share > 0.8 else "green")
+        per = unit.removeprefix("bytes").strip()
+        text = f"{name:<8} [{bar}{'.' * (_BAR - filled)}] {share:>4.0%}  {used} of {budget} {per}".rstrip()
+        yield _row(title, text)
+        if fact["doing"]:
+            yield _row("", f"! {fact['doing']} ({fact['setting']})")
+        title = ""
+
+
+def _budgeted(value: float, unit: str) -> str:
+    return _size(value) if unit.startswith("bytes") else f"{value:.0f}"
+
+
+def _board(board: Mapping[str, Any]) -> Iterator[str]:
+    parts = []
+    for name, fact in board.items():
+        if name in {"throttled", "undervoltage"}:
+            if fact["value"]:
+                parts.append(click.style(name, fg="red"))
+        elif name == "clock_share":
+            parts.append(f"clock {fact['value']:.0%}")
+        else:
+            number = f"{fact['value']:.0f}" if fact["value"] >= 10 else f"{fact['value']:.2g}"
+            parts.append(f"{name.replace('_', ' ')} {number} {fact['unit']}".rstrip())
+    if parts:
+        yield _row("board", ", ".join(parts))
 
 
 def render_site(site: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from driftpost_models.errors import InferenceFailed, ModelRefused
 from driftpost_models.onnx_graph import OnnxGraph, read_graph
-from driftpost_models.providers import PREFERRED, Attempt, attempts
+from driftpost_models.providers import PREFERRED, PROVIDERS, Attempt, attempts
 from driftpost_models.runtime import Array, TensorSpec, check_inputs
 
 _DTYPES = {
@@ -126,6 +126,9 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.declined = ""
         tries = attempts(providers, onnxruntime.get_available_providers(), cache)
+        if cache is not None and tries[0][0][0] == PROVIDERS["tensorrt"]:
+            # TensorRT refuses a folder that is not there.
+            cache.mkdir(parents=True, exist_ok=True)
         for number, attempt in enumerate(tries, 1):
             try:
                 session = self._session_of(onnxruntime, content, options, attempt)

@@ -158,7 +158,7 @@ class Connection:
         self._client.will_set(will.topic, will.payload, qos=1, retain=True, properties=will_properties)
         if settings.username is not None:
             self._client.username_pw_set(settings.username, read_password(settings.password_file))
-        self._tls = _tls_context(settings) if settings.uses_tls else None
+        self._tls = tls_context(settings) if settings.uses_tls else None
         if self._tls is not None:
             self._client.tls_set_context(self._tls)
         self._client.on_connect = self._on_connect
@@ -410,7 +410,7 @@ def check_files(settings: MqttSettings) -> None:
     """
     read_password(settings.password_file)
     if settings.uses_tls:
-        _tls_context(settings)
+        tls_context(settings)
 
 
 def read_password(path: Path | None) -> str | None:
@@ -435,7 +435,7 @@ def read_password(path: Path | None) -> str | None:
         raise LinkError(f"mqtt.password_file {path} can not be read: {error.strerror}") from error
 
 
-class _TlsContext(ssl.SSLContext):
+class TlsContext(ssl.SSLContext):
     """Remembers the socket it wrapped last: paho forgets it, open, when the handshake fails."""
 
     _last: ssl.SSLSocket | None = None
@@ -451,8 +451,13 @@ class _TlsContext(ssl.SSLContext):
             self._last.close()
 
 
-def _tls_context(settings: MqttSettings) -> _TlsContext:
-    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and its name
+def tls_context(settings: MqttSettings) -> TlsContext:
+    """What a connection is encrypted with, as the settings say.
+
+    Raises:
+        LinkError: a file is missing or no use; names the setting.
+    """
+    context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and its name
     try:
         if settings.ca is None:
             context.load_default_certs()
