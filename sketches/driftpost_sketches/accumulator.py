@@ -65,6 +65,7 @@ class WindowAccumulator:
         self._narrow_base = self._pair_base.astype(np.int32)
         self._carried: npt.NDArray[np.int64] = np.full(tracked, -1, dtype=np.int64)
         self._carried_value: npt.NDArray[np.float64] = np.full(tracked, np.nan)
+        self._carried_same: npt.NDArray[np.bool_] = np.zeros(tracked, dtype=np.bool_)
         self._clear()
 
     @property
@@ -134,6 +135,7 @@ class WindowAccumulator:
             schema_id=self.schema.id,
             moves=self._pairs.reshape(len(self._tracked), CELLS, CELLS),
             repeats=self._repeats,
+            runs=self._runs,
             steps=self._steps,
         )
         self._clear()
@@ -143,6 +145,7 @@ class WindowAccumulator:
         """Says that the next row does not follow the last one in time (after a pause, a restart)."""
         self._carried.fill(-1)
         self._carried_value.fill(np.nan)
+        self._carried_same.fill(False)
 
     def _clear(self) -> None:
         streams, scalar, tracked = len(self.schema), len(self._scalar), len(self._tracked)
@@ -162,6 +165,7 @@ class WindowAccumulator:
         self._code_high: npt.NDArray[np.float64] = np.full(streams, -np.inf)
         self._pairs: npt.NDArray[np.int64] = np.zeros(tracked * CELLS**2, dtype=np.int64)
         self._repeats: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
+        self._runs: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
         self._steps: npt.NDArray[np.int64] = np.zeros(tracked, dtype=np.int64)
 
     def _add(self, values: npt.NDArray[np.float64]) -> None:
@@ -248,11 +252,21 @@ class WindowAccumulator:
             places = steps + self._narrow_base[streams]
             self._pairs += np.bincount(places.ravel(), minlength=self._pairs.size)
             same = values[:, 1:] == values[:, :-1]
-            self._repeats[streams] += np.count_nonzero(same, axis=1)
+            repeats = np.count_nonzero(same, axis=1)
+            self._repeats[streams] += repeats
         before = self._carried[streams]
         known = before >= 0
         self._pairs[(self._pair_base[streams, 0] + before * CELLS + cells[:, 0])[known]] += 1
-        self._repeats[streams] += known & (values[:, 0] == self._carried_value[streams])
+        first = known & (values[:, 0] == self._carried_value[streams])
+        self._repeats[streams] += first
+        self._runs[streams] += first & ~self._carried_same[streams]
+        if rows == 1:
+            self._carried_same[streams] = first
+        else:
+            if repeats.any():  # mostly nothing repeats, and there is no run to look for
+                self._runs[streams] += same[:, 0] & ~first
+                self._runs[streams] += np.count_nonzero(same[:, 1:] > same[:, :-1], axis=1)
+            self._carried_same[streams] = same[:, -1]
         self._steps[streams] += known + (rows - 1)
         self._carried[streams] = cells[:, -1]
         self._carried_value[streams] = values[:, -1]
@@ -275,8 +289,14 @@ class WindowAccumulator:
         moves = self._pair_base[owner[1:], 0] + cell[:-1] * CELLS + cell[1:]
         self._pairs += np.bincount(moves[linked], minlength=self._pairs.size)
         self._steps += np.bincount(owner[1:][linked], minlength=len(self._steps))
-        self._repeats += np.bincount(owner[1:][linked & (x[1:] == x[:-1])], minlength=len(self._steps))
+        same = linked & (x[1:] == x[:-1])
+        self._repeats += np.bincount(owner[1:][same], minlength=len(self._steps))
+        # The first row of each stream is the carried one, of which it is known whether it was a repeat.
+        carried_same = self._carried_same[owner]
+        repeat = np.append(carried_same[0], np.where(linked, same, carried_same[1:]))
+        self._runs += np.bincount(owner[1:][same & ~repeat[:-1]], minlength=len(self._steps))
         last = np.append(~linked, True)
+        self._carried_same[owner[last]] = repeat[last]
         self._carried[owner[last]] = cell[last]
         self._carried_value[owner[last]] = x[last]
 

@@ -22,20 +22,22 @@ class Transitions:
         schema_id: 16 bytes, the schema whose tracked streams these are.
         moves: int64[T, CELLS, CELLS]; moves[t, i, j] counts rows in cell j whose predecessor was in cell i.
         repeats: int64[T], rows whose value equals its predecessor exactly.
+        runs: int64[T], of them, those whose predecessor was none: where a run of one value begins.
         steps: int64[T], counted moves; the same number for all streams that are not partial.
     """
 
     schema_id: bytes
     moves: npt.NDArray[np.int64]
     repeats: npt.NDArray[np.int64]
+    runs: npt.NDArray[np.int64]
     steps: npt.NDArray[np.int64]
 
     @classmethod
     def empty(cls, schema: Schema) -> Transitions:
         """No moves yet: the neutral element of `merge`."""
         tracked = len(schema.tracked_streams)
-        none = np.zeros(tracked, np.int64)
-        return cls(schema.id, np.zeros((tracked, CELLS, CELLS), np.int64), none, none.copy())
+        none = np.zeros((3, tracked), np.int64)
+        return cls(schema.id, np.zeros((tracked, CELLS, CELLS), np.int64), *none)
 
     def merge(self, other: Transitions) -> Transitions:
         """Counts of both.
@@ -49,5 +51,6 @@ class Transitions:
             self.schema_id,
             self.moves + other.moves,
             self.repeats + other.repeats,
+            self.runs + other.runs,
             self.steps + other.steps,
         )

@@ -57,7 +57,9 @@ def test_bins_moves_and_repeats_equal_a_slow_count_of_every_value(mixed):
         moves = np.zeros_like(transitions.moves[t])
         np.add.at(moves, (cells[:-1, column], cells[1:, column]), 1)
         assert np.array_equal(transitions.moves[t], moves)
-        assert transitions.repeats[t] == (values[1:, column] == values[:-1, column]).sum()
+        same = values[1:, column] == values[:-1, column]
+        assert transitions.repeats[t] == same.sum()
+        assert transitions.runs[t] == (np.diff(same.astype(int), prepend=0) == 1).sum()
     assert (transitions.steps == 299).all()
     window.check(schema)
 

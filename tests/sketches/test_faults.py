@@ -48,6 +48,18 @@ def test_sensor_faults_are_told_apart(kind, rho):
     assert named.count(kind) >= 4
 
 
+@pytest.mark.parametrize("rho", [0.5, 0.9])
+def test_a_slow_sensor_at_a_limit_is_told_from_one_that_froze_by_how_often_it_comes_back(rho):
+    """Both repeat one value; a frozen one does it in a single run."""
+
+    def named(fault):
+        return [faulty(10 * s, rho, fault, CHANGE + 9 * s)[1].kind for s in range(10)]
+
+    limited, frozen = named(lambda x, rng: np.minimum(x, 20.7)), named(FAULTS["stuck"])
+    assert limited.count("saturated") >= 7
+    assert frozen.count("stuck") >= 9
+
+
 def test_noise_on_a_smooth_sensor_is_noise():
     named = [faulty(10 * s, 0.9, lambda x, rng: x + rng.normal(size=len(x)))[1].kind for s in range(5)]
     assert named.count("noisy") >= 4

@@ -56,6 +56,7 @@ def same_transitions(a, b):
     return (
         np.array_equal(a.moves, b.moves)
         and np.array_equal(a.repeats, b.repeats)
+        and np.array_equal(a.runs, b.runs)
         and np.array_equal(a.steps, b.steps)
     )
 

@@ -83,6 +83,7 @@ def test_moves_link_the_rows_that_are_there_however_blocks_and_windows_are_cut(d
         expected = alone.take()[1]
         assert np.array_equal(moved.moves[t], expected.moves[t])
         assert moved.repeats[t] == expected.repeats[t]
+        assert moved.runs[t] == expected.runs[t]
         assert moved.steps[t] == max(len(own) - 1, 0) == moved.moves[t].sum()
 
 

@@ -18,6 +18,7 @@ NEARLY_ALL = 0.9  # share of rows from which a state counts as the only one
 MORE_REPEATS = 0.02  # share of exact repeats above the reference's that is a coarser grid
 ONE_CELL = 0.9  # share of exact repeats within one cell from which they are of one value
 PILED_UP = 0.1  # share of rows above the reference's in an end cell that may be saturation
+GATHERED = 0.07  # the same where rows repeat exactly: how few they are tells only how soon they were noticed
 CLEAR_SHIFT = 0.5  # reference standard deviations; what a spike on one cell amounts to
 CLEAR_SPREAD = math.log(1.25)
 NOISY_LAG = 0.1  # loss of correlation between neighbours that tells added noise from a larger swing
@@ -78,9 +79,9 @@ def describe(reference: Reference, t: int, family: Family, now: Measured) -> Cha
         return _categories(reference, t, family, now)
     if reference.persistence and repeats > MORE_REPEATS:
         still = explain_repeats(reference, t, now)
-        if still.kind == "stuck" or (still.kind == "saturated" and _unbroken(reference, t, now)):
+        if still.kind == "stuck":
             return _sticking(stream.name, repeats, now)
-        if still.kind == "saturated" and still.gathered >= PILED_UP:
+        if still.kind == "saturated" and still.gathered >= GATHERED:
             side = "upper" if still.side == "up" else "lower"
             share = now.shares[still.cell]
             text = f"{stream.name} is saturated: {share:.0%} of rows lie at its {side} end"
@@ -172,20 +173,6 @@ def _one_run(reference: Reference, t: int, now: Measured) -> bool:
     once, coming = float(before @ before), float(now.shares @ now.shares)
     lasting = max(float(reference.repeats[t]) - once, 0.0) / max(1.0 - once, 1e-9)
     return now.repeats > (1.0 + coming + lasting * (1.0 - coming)) / 2
-
-
-def _unbroken(reference: Reference, t: int, now: Measured) -> bool:
-    """Whether a number's exact repeats are as many as one run of one value gives.
-
-    At a limit rows come and go: a share s of them there repeats s * s of all rows by chance, and more where
-    neighbours are alike. Cells alone can not tell a limit beyond which nearly everything lies from a value
-    that froze there.
-    """
-    if now.stays < ONE_CELL * now.repeats:
-        return False
-    piled = float((now.shares - reference.shares[t])[:ABSENT].max())
-    coming = piled * (piled + (1.0 - piled) * max(float(reference.lag[t]), 0.0) ** 3)
-    return now.repeats > (coming + piled) / 2
 
 
 def _side(value: float) -> str:

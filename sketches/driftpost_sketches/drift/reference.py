@@ -17,9 +17,10 @@ from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import FIXED_POINT, SUM2_LIMIT, Window
 
 # Columns of a stream's sums: cell counts, then finite values, fixed-point moments, exact repeats, steps
-# within the cell that has most of them, and the sum of products of neighbouring location scores.
-N, SUM1, SUM2, REPEATS, STAYS, LAG = range(CELLS, CELLS + 6)
-FIELDS = CELLS + 6
+# within the cell that has most of them, the sum of products of neighbouring location scores, and runs of
+# exact repeats.
+N, SUM1, SUM2, REPEATS, STAYS, LAG, RUNS = range(CELLS, CELLS + 7)
+FIELDS = CELLS + 7
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -38,6 +39,7 @@ class Measured:
         repeats: share of rows that repeat the row before exactly.
         stays: share of steps that stay in the one cell where most do (the most of each window).
         lag: correlation of neighbouring rows' location scores; 0 where it can not be told.
+        runs: how many runs of one value these repeats make.
     """
 
     rows: float
@@ -49,6 +51,7 @@ class Measured:
     repeats: float
     stays: float
     lag: float
+    runs: float
 
 
 class Reference:
@@ -118,6 +121,7 @@ class Reference:
         out[:, SUM2] = window.sum2[tracked]
         if transitions is not None:
             out[:, REPEATS] = transitions.repeats
+            out[:, RUNS] = transitions.runs
             out[:, STAYS] = np.einsum("tii->ti", transitions.moves)[:, :ABSENT].max(axis=1)
             out[:, LAG] = (transitions.moves.reshape(count, CELLS**2) * self._products).sum(axis=1)
         return out
@@ -149,7 +153,7 @@ class Reference:
         if self.persistence and variance > 1e-6:
             lag = (float(sums[LAG]) / rows - location**2) / variance
         repeats, stays = float(sums[REPEATS]) / rows, float(sums[STAYS]) / rows
-        return Measured(rows, shares, shift, natural, mean, spread, repeats, stays, lag)
+        return Measured(rows, shares, shift, natural, mean, spread, repeats, stays, lag, float(sums[RUNS]))
 
 
 def unseen_cell(stream: Stream) -> int | None:

@@ -19,7 +19,7 @@ from driftpost_sketches.errors import IncompatibleSketch, MalformedSketch
 from driftpost_sketches.packing import Reader, blob_bytes, unwrap
 
 MAGIC = b"DPM"
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 64 << 20  # 4 kB a stream and 4,096 streams, four times over
 MAX_STANDING = 4096
 MAX_JOINT = 1 << 20  # bytes; a joint test takes some 20 kB

@@ -24,6 +24,7 @@ PARTS = np.linspace(0.1, 1.0, 19)  # of the rows that may have changed
 STEPS = 2.0 ** np.arange(-2.5, 1.6, 0.5)  # of a grid, reference standard deviations; finer ones move no cell
 PHASES = 6  # places that a grid may begin at, per step
 ONE_CELL = 0.9  # share of exact repeats within one cell from which they may be of one value
+BREAKS = 3.0  # times that rows should have left a limit; e^-3 is the chance that they never did
 LEAST = 1e-3  # share of rows that any cell may have by accident, under any explanation
 
 
@@ -63,7 +64,9 @@ def explain_repeats(reference: Reference, t: int, now: Measured) -> Stillness:
     candidates = _grids(reference, t, before, used)
     together = now.stays >= ONE_CELL * now.repeats
     if together or not candidates:
-        candidates += [*_stuck(used), *_limits(before, used, reference.flow[t])]
+        if _one_run(now, usual):
+            candidates += _stuck(used)
+        candidates += _limits(before, used, reference.flow[t])
     repeated = now.repeats * now.rows / max(float(reference.tau[t]), 1.0)
     for predicted, repeats, stillness in candidates:
         mixed = PARTS[:, None] * predicted + (1.0 - PARTS)[:, None] * before
@@ -77,7 +80,22 @@ def explain_repeats(reference: Reference, t: int, now: Measured) -> Stillness:
             if stillness.kind == "saturated":
                 gathered = part * float(predicted[stillness.cell] - before[stillness.cell])
                 chosen = Stillness(stillness.kind, stillness.cell, stillness.side, gathered)
+    if chosen.kind == "saturated" and together and _too_long(reference.flow[t], chosen, now, usual):
+        return Stillness("stuck", chosen.cell, "none", 0.0)
     return chosen
+
+
+def _one_run(now: Measured, usual: float) -> bool:
+    """Whether the repeats beyond the reference's may be one run: at a limit or on a grid rows come and go."""
+    chance = usual * now.rows
+    return now.runs <= 1.0 + chance + 2.0 * math.sqrt(chance)
+
+
+def _too_long(flow: FloatArray, limit: Stillness, now: Measured, usual: float) -> bool:
+    """Whether one run of repeats is longer than rows stay beyond a limit in the reference."""
+    beyond = slice(limit.cell, None) if limit.side == "up" else slice(0, limit.cell + 1)
+    leaving = 1.0 - float(flow[beyond, beyond].sum()) / max(float(flow[beyond].sum()), 1e-12)
+    return _one_run(now, usual) and now.repeats * now.rows * leaving >= BREAKS
 
 
 _Candidate = tuple[FloatArray, "tuple[float, float] | None", Stillness]
