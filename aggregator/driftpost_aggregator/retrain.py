@@ -8,36 +8,28 @@ of one incident: the database's unique index holds that even if two aggregators 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, field
 
-from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent
 from sqlalchemy import Connection, Engine, RowMapping, insert, select, update
 
 from driftpost_aggregator import audit, incidents
-from driftpost_aggregator.accuracy import incident_accuracy
 from driftpost_aggregator.errors import NotPossible, UnknownRequest
+from driftpost_aggregator.policy_history import Losses, candidate_of, unwritten, write_down
+from driftpost_aggregator.retrain_event import Ranking, build_event
+from driftpost_aggregator.retrain_policy import (
+    WEEK_MS,
+    Asked,
+    Candidate,
+    cost_of,
+    gain_of,
+    priority_of,
+    refusal,
+)
+from driftpost_aggregator.reuse import Fit, known_fits
 from driftpost_aggregator.settings import RetrainPolicy
 from driftpost_aggregator.store.database import reading, writing
-from driftpost_aggregator.store.tables import (
-    bundles,
-    deliveries,
-    disabled_targets,
-    incident_devices,
-    retrain_requests,
-)
+from driftpost_aggregator.store.tables import deliveries, disabled_targets, retrain_requests
 from driftpost_aggregator.store.tables import incidents as incidents_table
-
-EVENT_TYPE = "io.driftpost.retrain.requested.v1"
-# Standard Webhooks asks for bodies under 20 kB; lists are cut to these lengths, and their full length is
-# stated.
-MAX_BODY_BYTES = 20_000
-MAX_STREAMS = 16
-MAX_DEVICES = 50
-# The sentence about the cause, where the body would be too long otherwise.
-MAX_CAUSE_CHARS = 300
-_WEEK_MS = 7 * 86_400_000
 
 # What the pipeline may report, and from which states it follows. A report may overtake our own note that
 # the request was delivered, so "created" and even "undeliverable" (someone passed it on by hand) are fine
@@ -52,68 +44,15 @@ REPORTS: Mapping[str, tuple[str, ...]] = {
 MAX_DETAIL_CHARS = 2_000
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An incident, as the policy sees it; fields as in the `incidents` table."""
+@dataclass
+class _Judged:
+    """An incident and what the policy says about it."""
 
-    incident: str
-    episode: int
-    model: str
-    scope: str
-    scope_key: str
-    kind: str
-    state: str
-    severity: float
-    affected: int
-    members: int
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An earlier request."""
-
-    incident: str
-    episode: int
-    model: str
-    scope: str
-    scope_key: str
-    created_ms: int
-
-
-def refusal(policy: RetrainPolicy, candidate: Candidate, earlier: Sequence[Asked], now_ms: int) -> str | None:
-    """Why an incident does not ask for retraining now; None if it does. Pure.
-
-    Args:
-        policy: the owner's rules.
-        candidate: the incident.
-        earlier: requests of the last seven days or the cooldown, whichever is longer.
-        now_ms: Unix ms.
-    """
-    if not policy.enabled:
-        return "retraining is switched off"
-    if candidate.state not in ("open", "acknowledged"):
-        return f"the incident is {candidate.state}"
-    if candidate.scope not in policy.scopes:
-        return f"scope {candidate.scope} may not ask"
-    if candidate.kind not in policy.kinds:
-        return f"kind {candidate.kind} may not ask"
-    if candidate.severity < policy.min_effect:
-        return f"effect {candidate.severity:.2g} is below {policy.min_effect:g}"
-    if candidate.affected < policy.min_devices:
-        return f"{candidate.affected} devices are affected, below {policy.min_devices}"
-    if candidate.affected < policy.min_share * candidate.members:
-        return f"{candidate.affected} of {candidate.members} devices are below {policy.min_share:.0%}"
-    if any((one.incident, one.episode) == (candidate.incident, candidate.episode) for one in earlier):
-        return "asked already"
-    place = (candidate.model, candidate.scope, candidate.scope_key)
-    for one in earlier:
-        if (one.model, one.scope, one.scope_key) == place and (
-            now_ms - one.created_ms < policy.cooldown_s * 1000
-        ):
-            return "asked within the cooldown for the same model and scope"
-    if sum(now_ms - one.created_ms < _WEEK_MS for one in earlier) >= policy.per_week:
-        return f"{policy.per_week} requests within a week are the budget"
-    return None
+    row: RowMapping
+    candidate: Candidate
+    source: str
+    why: str | None
+    fits: list[Fit] = field(default_factory=list)
 
 
 def request_retraining(
@@ -125,36 +64,76 @@ def request_retraining(
     targets: Sequence[str],
     now_ms: int,
     new_id: Callable[[], str],
+    losses: Losses | None = None,
 ) -> list[str]:
-    """Create the requests that the policy allows now, with a delivery for each target.
+    """Create the requests that the policy allows now, with a delivery for each target, the worthiest first.
+
+    What the policy looks at is written down whenever it changed, whether it asks or not.
+
+    Args:
+        engine: the database.
+        policy: the owner's rules.
+        fleet: its name.
+        public_url: where people and the pipeline reach this aggregator; None if nowhere.
+        targets: names of who receives requests.
+        now_ms: Unix ms.
+        new_id: makes ids.
+        losses: remembered from the last round.
 
     Returns:
         Ids of the new requests.
     """
+    losses = Losses() if losses is None else losses
     with reading(engine) as connection:
-        ready = [row for row, why in _judged(connection, policy, now_ms) if why is None]
+        changed = unwritten(connection, losses, now_ms)
+        ready = [one for one in _judged(connection, policy, losses, now_ms) if one.why is None]
+        for one in ready:
+            # Comparing with every known bundle takes its time: not under the write lock.
+            one.fits = known_fits(connection, one.row)
+    if changed:
+        with writing(engine) as connection:
+            write_down(connection, changed, now_ms)
     created = []
-    for row in ready:
+    for one in ready:
         with writing(engine) as connection:
             # Judged again now that we hold the write lock: another worker, or a person, may have been
             # faster, and one request made in this loop counts for the next one's budget.
-            again = {one["incident"]: (one, why) for one, why in _judged(connection, policy, now_ms)}
-            current, why = again.get(row["incident"], (None, "gone"))
-            if current is None or why is not None:
+            again = {now.row["incident"]: now for now in _judged(connection, policy, losses, now_ms)}
+            current = again.get(one.row["incident"])
+            if current is None or current.why is not None:
                 continue
             request = new_id()
-            body = build_event(
-                connection, current, request=request, fleet=fleet, public_url=public_url, now_ms=now_ms
+            candidate = current.candidate
+            ranking = Ranking(
+                gain_of(policy, candidate), current.source, candidate.affected, cost_of(policy, candidate)
             )
-            _insert(connection, current, request=request, body=body, targets=targets, now_ms=now_ms)
+            body = build_event(
+                connection,
+                current.row,
+                request=request,
+                fleet=fleet,
+                public_url=public_url,
+                now_ms=now_ms,
+                ranking=ranking,
+                fits=one.fits,
+            )
+            _insert(
+                connection,
+                current.row,
+                request=request,
+                body=body,
+                targets=targets,
+                now_ms=now_ms,
+                ranking=ranking,
+                reuse=next((fit for fit in one.fits if fit.fits), None),
+            )
             created.append(request)
     return created
 
 
-def _judged(
-    connection: Connection, policy: RetrainPolicy, now_ms: int
-) -> list[tuple[RowMapping, str | None]]:
-    horizon = now_ms - max(_WEEK_MS, int(policy.cooldown_s * 1000))
+def _judged(connection: Connection, policy: RetrainPolicy, losses: Losses, now_ms: int) -> list[_Judged]:
+    """Incidents that could ask, the worthiest first."""
+    horizon = now_ms - max(WEEK_MS, int(policy.cooldown_s * 1000))
     earlier = [
         Asked(row.incident, row.episode, row.model, row.scope, row.scope_key, row.created_ms)
         for row in connection.execute(
@@ -177,24 +156,14 @@ def _judged(
     rows = connection.execute(
         select(incidents_table)
         .where(incidents_table.c.state.in_(("open", "acknowledged")))
-        .order_by(incidents_table.c.opened_ms)
+        .order_by(incidents_table.c.opened_ms, incidents_table.c.incident)
     ).mappings()
-    return [(row, refusal(policy, _candidate(row), earlier, now_ms)) for row in rows]
-
-
-def _candidate(row: RowMapping) -> Candidate:
-    return Candidate(
-        row["incident"],
-        row["reopened"],
-        row["model"],
-        row["scope"],
-        row["scope_key"],
-        row["kind"],
-        row["state"],
-        row["severity"],
-        row["affected"],
-        row["members"],
-    )
+    found = []
+    for row in rows:
+        loss, source = losses.of(connection, row, now_ms)
+        candidate = candidate_of(row, loss)
+        found.append(_Judged(row, candidate, source, refusal(policy, candidate, earlier, now_ms)))
+    return sorted(found, key=lambda one: -priority_of(policy, one.candidate))
 
 
 def _insert(
@@ -205,6 +174,8 @@ def _insert(
     body: bytes,
     targets: Sequence[str],
     now_ms: int,
+    ranking: Ranking,
+    reuse: Fit | None,
 ) -> None:
     connection.execute(
         insert(retrain_requests).values(
@@ -217,6 +188,12 @@ def _insert(
             updated_ms=now_ms,
             detail="",
             body=body,
+            devices=ranking.devices,
+            gain=ranking.gain,
+            gain_source=ranking.source,
+            cost=ranking.cost,
+            priority=ranking.priority,
+            reuse=None if reuse is None else reuse.to_dict(),
         )
     )
     disabled = set(connection.execute(select(disabled_targets.c.target)).scalars())
@@ -238,119 +215,11 @@ def _insert(
         "retrain",
         actor=incidents.AGGREGATOR,
         at_ms=now_ms,
-        text=f"retraining requested as {request}",
+        text=f"retraining requested as {request}"
+        if reuse is None
+        else f"asked as {request}: {reuse.name} {reuse.version} ({reuse.bundle[:12]}) fits what the devices "
+        "see, use it instead of retraining",
     )
-
-
-def build_event(
-    connection: Connection,
-    incident: RowMapping,
-    *,
-    request: str,
-    fleet: str,
-    public_url: str | None,
-    now_ms: int,
-) -> bytes:
-    """The request as a CloudEvent in JSON, at most 20 kB.
-
-    Args:
-        connection: for the bundle and the affected devices.
-        incident: its row.
-        request: the event's id.
-        fleet: the fleet's name.
-        public_url: where people and the pipeline reach this aggregator; without it there are no links.
-        now_ms: Unix ms.
-    """
-    name = incident["incident"]
-    found = connection.execute(select(bundles).where(bundles.c.bundle == incident["bundle"]))
-    bundle = found.mappings().first()
-    names = (
-        connection.execute(
-            select(incident_devices.c.device)
-            .where(incident_devices.c.incident == name, incident_devices.c.cleared_ms.is_(None))
-            .order_by(incident_devices.c.device)
-            .limit(MAX_DEVICES)
-        )
-        .scalars()
-        .all()
-    )
-    root = public_url.rstrip("/") if public_url else None
-    streams = incident["streams"]
-    data: dict[str, object] = {
-        "request": request,
-        "fleet": fleet,
-        "incident": {
-            "id": name,
-            "episode": incident["reopened"],
-            "kind": incident["kind"],
-            "detail": incident["detail"],
-            "scope": incident["scope"],
-            "attributes": [{"key": key, "value": value} for key, value in incident["attributes"]],
-            "cause": incident["cause"],
-            "onset": _iso(incident["onset_ms"]),
-            "opened": _iso(incident["opened_ms"]),
-            "log_e": incident["log_e"],
-            "risk_ratio": incident["risk_ratio"],
-            "risk_ratio_low": incident["risk_ratio_low"],
-        },
-        "affected": {
-            "devices": incident["affected"],
-            "of": incident["members"],
-            "share": round(incident["affected"] / max(incident["members"], 1), 4),
-            "elsewhere": incident["elsewhere"],
-            "names": list(names),
-        },
-        "streams": streams[:MAX_STREAMS],
-        "streams_total": len(streams),
-        "accuracy": incident_accuracy(connection, incident, bundle),
-        "model": {
-            "bundle": incident["bundle"],
-            "name": bundle["name"] if bundle else None,
-            "version": bundle["version"] if bundle else None,
-            "sha256": bundle["model_sha256"] if bundle else None,
-            "bundles": incident["bundles"],
-        },
-        "links": {
-            "incident": f"{root}/incidents/{name}",
-            "report": f"{root}/api/v1/requests/{request}/status",
-        }
-        if root
-        else {},
-    }
-    event = CloudEvent(
-        attributes={
-            "specversion": "1.0",
-            "id": request,
-            "source": f"/driftpost/fleets/{fleet}",
-            "type": EVENT_TYPE,
-            "subject": f"incidents/{name}",
-            "time": datetime.fromtimestamp(now_ms / 1000, timezone.utc),
-            "datacontenttype": "application/json",
-        },
-        data=data,
-    )
-    body = JSONFormat().write(event)
-    if len(body) > MAX_BODY_BYTES:
-        # Names and texts come from devices and may be long: the evidence stays, the list of names goes.
-        affected, about = data["affected"], data["incident"]
-        assert isinstance(affected, dict)
-        assert isinstance(about, dict)
-        affected["names"] = []
-        body = JSONFormat().write(event)
-        if len(body) > MAX_BODY_BYTES:
-            about["cause"] = incident["cause"][:MAX_CAUSE_CHARS]
-            body = JSONFormat().write(event)
-        kept = streams[:MAX_STREAMS]
-        while len(body) > MAX_BODY_BYTES and kept:
-            kept = kept[:-1]
-            data["streams"] = kept
-            body = JSONFormat().write(event)
-    return body
-
-
-def _iso(at_ms: int) -> str:
-    moment = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def report(
@@ -401,6 +270,8 @@ def report(
                 updated_ms=now_ms,
                 detail=detail,
                 new_bundle=new_bundle if state == "done" else row["new_bundle"],
+                # Whatever comes now may be escalated anew.
+                escalated_ms=None,
             )
         )
         built = f", bundle {new_bundle[:12]}" if new_bundle and state == "done" else ""

@@ -17,7 +17,7 @@ from driftpost_sketches.errors import SketchError
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, Settings, SettingsTable
 
-SCOPES = ("device", "cohort", "fleet")
+SCOPES = ("device", "group", "cohort", "fleet")
 KINDS = (
     "covariate_shift",
     "output_shift",
@@ -141,8 +141,8 @@ TABLE = SettingsTable(
         Setting(
             "retrain.scopes",
             list[str],
-            ["cohort", "fleet"],
-            meaning="scopes that may ask: device, cohort, fleet",
+            ["group", "cohort", "fleet"],
+            meaning="scopes that may ask: device, group, cohort, fleet",
         ),
         Setting(
             "retrain.kinds",
@@ -304,7 +304,7 @@ class RetrainPolicy:
     """When an incident may ask for retraining; see `[retrain]` in the settings for each field's unit."""
 
     enabled: bool = True
-    scopes: tuple[str, ...] = ("cohort", "fleet")
+    scopes: tuple[str, ...] = ("group", "cohort", "fleet")
     kinds: tuple[str, ...] = ("covariate_shift", "output_shift", "label_shift", "concept_shift")
     min_effect: float = 0.2
     min_devices: int = 2

@@ -16,7 +16,7 @@ from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.label_rollups import labels_since
 from driftpost_aggregator.performance import performance_of
 from driftpost_aggregator.registry import Registry
-from driftpost_aggregator.retrain import build_event
+from driftpost_aggregator.retrain_event import Ranking, build_event
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import incidents, label_rollups, quarantine
 from driftpost_aggregator.web.app import build
@@ -259,7 +259,15 @@ def test_a_retrain_request_tells_the_accuracy_that_was_lost(
         }  # fmt: skip
         connection.execute(incidents.insert().values(values))
         row = connection.execute(select(incidents)).mappings().one()
-        body = build_event(connection, row, request="r", fleet=FLEET, public_url=None, now_ms=NOW)
+        body = build_event(
+            connection,
+            row,
+            request="r",
+            fleet=FLEET,
+            public_url=None,
+            now_ms=NOW,
+            ranking=Ranking(0.0, "assumed", 1, 1.0),
+        )
     told = json.loads(body)["data"]["accuracy"]
     assert told["reference"] == pytest.approx(0.9, abs=0.02)
     assert told["by_labels"]["low"] < told["by_labels"]["accuracy"] < told["by_labels"]["high"]

@@ -13,7 +13,9 @@ from sqlalchemy import Engine, func, insert, select, update
 from driftpost_aggregator import incidents as life
 from driftpost_aggregator import retrain
 from driftpost_aggregator.errors import NotPossible, UnknownRequest
-from driftpost_aggregator.retrain import Asked, Candidate, refusal, report, request_retraining
+from driftpost_aggregator.retrain import report, request_retraining
+from driftpost_aggregator.retrain_event import MAX_BODY_BYTES
+from driftpost_aggregator.retrain_policy import Asked, Candidate, refusal
 from driftpost_aggregator.settings import RetrainPolicy
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading, writing
@@ -203,6 +205,7 @@ def test_the_event_carries_the_evidence(engine: Engine) -> None:
     assert data["streams"][0]["effect_natural"] == -32.0
     assert data["links"] == {
         "incident": "https://driftpost.example/incidents/inc-1",
+        "request": "https://driftpost.example/requests/rr-1",
         "report": "https://driftpost.example/api/v1/requests/rr-1/status",
     }
     assert JSONFormat().read(None, body).get_id() == "rr-1"
@@ -249,7 +252,7 @@ def test_an_event_of_streams_with_endless_names_stays_below_twenty_kilobytes(eng
     assert len(ask(engine)) == 1
     with reading(engine) as connection:
         body = connection.execute(select(tables.retrain_requests.c.body)).scalar_one()
-    assert len(body) <= retrain.MAX_BODY_BYTES
+    assert len(body) <= MAX_BODY_BYTES
     data = json.loads(body)["data"]
     assert data["streams_total"] == 16
     assert data["streams"] == streams[: len(data["streams"])]

@@ -36,7 +36,12 @@ ALERT_SETTINGS = (
         (
             Setting("name", str, REQUIRED, meaning="name in the log of messages; never reuse one"),
             Setting("kind", str, REQUIRED, meaning="how messages get there", choices=KINDS),
-            Setting("scopes", list[str], ["cohort", "fleet"], meaning="scopes of the incidents it hears of"),
+            Setting(
+                "scopes",
+                list[str],
+                ["group", "cohort", "fleet"],
+                meaning="scopes of the incidents it hears of",
+            ),
             Setting("kinds", list[str], [], meaning="kinds of incidents it hears of; all where empty"),
             Setting("changes", list[str], list(_DEFAULT_CHANGES), meaning="changes that it hears of"),
             Setting(
@@ -90,7 +95,7 @@ class Channel:
 
     name: str
     kind: str
-    scopes: tuple[str, ...] = ("cohort", "fleet")
+    scopes: tuple[str, ...] = ("group", "cohort", "fleet")
     kinds: tuple[str, ...] = ()
     changes: tuple[str, ...] = _DEFAULT_CHANGES
     min_severity: float = 0.0
