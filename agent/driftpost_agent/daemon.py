@@ -242,6 +242,7 @@ class Daemon:
                     self._round()
                 except (AgentError, ModelError, SyncError, sqlite3.Error) as error:
                     log.exception("supervision failed for this round: %s", error)
+                self._store.end_if_damaged()
         finally:
             self._notifier.stopping()
             self._stop()
@@ -249,8 +250,8 @@ class Daemon:
     def _start(self) -> None:
         settings = self._settings
         if self._store.set_aside is not None:
-            text = f"the database was damaged and is now {self._store.set_aside.name}; a new one was begun"
-            self._findings.raise_(STORE_DAMAGED, text)
+            salvaged = self._store.salvaged
+            self._findings.raise_(STORE_DAMAGED, salvaged.text if salvaged else str(self._store.set_aside))
         if self._mqtt is not None:
             self._uplink = Uplink(
                 self._mqtt,

@@ -15,20 +15,32 @@ import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from secrets import SystemRandom
 
 from driftpost_agent import open_window, site_store
 from driftpost_agent.activation_log import ActivationLog
 from driftpost_agent.detector_store import DetectorStore, put_state
+from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.finding_log import KEEP_FINDINGS
 from driftpost_agent.label_store import LabelStore
 from driftpost_agent.message_store import MessageStore
 from driftpost_agent.open_window import LeftWindow, OpenWindow
 from driftpost_agent.private_windows import PrivacyPolicy, PrivateWindows, hold
 from driftpost_agent.row_mark import RowMark, Slot
+from driftpost_agent.salvage import Salvaged, salvage
 from driftpost_agent.site_store import SiteChange
-from driftpost_agent.store_file import claim_file, connect, damaged, database_files, move_aside, unusable
+from driftpost_agent.store_file import (
+    claim_file,
+    connect,
+    damaged,
+    database_files,
+    is_suspect,
+    move_aside,
+    suspect,
+    unusable,
+)
 from driftpost_sketches.window import Window
 from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.coarsen import coarsen
@@ -54,6 +66,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         path: the file.
         row_mark: rows that are taken in for this store are counted here.
         recovered_rows: rows of windows that were open when the last process was killed, recorded by this one.
+        salvaged: what could be taken over from a damaged predecessor, if there was one.
         set_aside: where a damaged predecessor was moved when this store was opened, if there was one.
     """
 
@@ -74,6 +87,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         self.set_aside = set_aside
         self.row_mark = row_mark
         self.recovered_rows = 0
+        self.salvaged: Salvaged | None = None
         self._claim = claim
         self._closed = False
         self._outbox_bytes = self._full_outbox_bytes = outbox_bytes
@@ -113,6 +127,8 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         connection: sqlite3.Connection | None = None
         set_aside: Path | None = None
         try:
+            if is_suspect(path):
+                set_aside = move_aside(path)
             try:
                 connection = connect(path, synchronous)
             except sqlite3.DatabaseError as error:
@@ -132,7 +148,12 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 privacy=privacy,
             )
             with store.transaction():
+                if set_aside is not None:
+                    store.salvaged = salvage(set_aside, connection, mono=clock.mono_ms())
+                    log.error("%s", store.salvaged.text)
                 store._begin(random or SystemRandom())
+                if set_aside is not None:
+                    store._clear_what_stood("the database was damaged, and the detectors began anew")
             mark.begin(store.incarnation)
             mark.add(store.recovered_rows)
             open_window.forget(path, mark.folder)
@@ -140,6 +161,18 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
             if connection is not None:
                 connection.close()
             os.close(claim)
+            if isinstance(error, sqlite3.DatabaseError) and damaged(error) and set_aside is None:
+                # What the check at the start did not see: not again at every start.
+                suspect(path)
+                return cls.open(
+                    path,
+                    clock=clock,
+                    synchronous=synchronous,
+                    random=random,
+                    row_mark=row_mark,
+                    outbox_bytes=outbox_bytes,
+                    privacy=privacy,
+                )
             raise unusable(path, error) from error
         return store
 
@@ -149,7 +182,8 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
             "select incarnation, closed from incarnations order by incarnation desc limit 1"
         ).fetchone()
         left: list[LeftWindow] = []
-        if last is not None:
+        # A damaged database does not know for certain what it had stored.
+        if last is not None and self.salvaged is None:
             left = open_window.left_behind(self.path, int(last[0]), int(last[1]), self.row_mark.folder)
         lost = _lost_rows(self._db, self.row_mark) - sum(one.rows for one in left)
         if lost < 0:
@@ -177,6 +211,17 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 rows=one.rows,
             )
         self.recovered_rows = sum(one.rows for one in left)
+
+    def _clear_what_stood(self, why: str) -> None:
+        """Clear all findings on windows, because nobody watches on what they were about."""
+        bundles = self._db.execute("select distinct bundle from finding_log").fetchall()
+        now, wall = self._clock.mono_ms(), self._clock.wall_ms()
+        for (bundle,) in bundles:
+            over = [
+                replace(finding, state="cleared", mono=now, wall=wall, text=why)
+                for finding in self.standing_findings(str(bundle))
+            ]
+            self.record_findings(over)
 
     def keep_open(self, slot: Slot) -> OpenWindow | None:
         """Where the recorder that counts in `slot` keeps its open window."""
@@ -301,6 +346,20 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
             room = self.outbox_pending().bytes - (excess - history)
             self._outbox_bytes = max(LEAST_OUTBOX_BYTES, min(self._outbox_bytes, room))
             self._until_look = 1
+
+    def end_if_damaged(self) -> None:
+        """End the agent when the file has proved damaged in use: the next start sets it aside.
+
+        Raises:
+            StoreUnusable: it has.
+        """
+        if self.damage:
+            suspect(self.path)
+            raise StoreUnusable(
+                self.path,
+                f"its file is damaged ({self.damage})",
+                "Start the agent again, as systemd does: what can be read is taken over, the file is kept.",
+            )
 
     def bytes_on_disk(self) -> int:
         """Size of the database with its log, in bytes."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from driftpost_agent.private_windows import PrivacyPolicy
+from driftpost_agent.store_file import damaged
 from driftpost_sync.clock import Clock
 from driftpost_sync.outbox import Outbox
 
@@ -19,6 +20,7 @@ class StoreConnection:
         lock: held around every use of the connection.
         outbox: messages on their way to the aggregator; use it inside `transaction()`.
         privacy: how windows may leave, None if as they are.
+        damage: what showed in use that the file is damaged, "" while nothing did.
     """
 
     outbox: Outbox
@@ -28,6 +30,7 @@ class StoreConnection:
         self.privacy = privacy
         self._db = connection
         self._clock = clock
+        self.damage = ""
 
     @property
     def incarnation(self) -> int:
@@ -44,15 +47,17 @@ class StoreConnection:
             if self._db.in_transaction:
                 yield self._db
                 return
-            self._db.execute("begin immediate")
             try:
+                self._db.execute("begin immediate")
                 yield self._db
-            except BaseException:
+                self._db.execute("commit")
+            except BaseException as error:
                 # A full disk makes SQLite roll back by itself; a second time would hide what was wrong.
                 if self._db.in_transaction:
                     self._db.execute("rollback")
+                if isinstance(error, sqlite3.DatabaseError) and damaged(error):
+                    self.damage = str(error)
                 raise
-            self._db.execute("commit")
 
     @contextmanager
     def outbox_transaction(self) -> Iterator[Outbox]:

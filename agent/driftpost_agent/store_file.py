@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -106,6 +107,21 @@ def damaged(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", _SQLITE_CORRUPT) & 0xFF in (_SQLITE_CORRUPT, _SQLITE_NOTADB)
 
 
+def suspect(path: Path) -> None:
+    """Leave word that the file proved damaged in use: the next start sets it aside, whatever a check says."""
+    with contextlib.suppress(OSError):
+        _suspicion(path).touch()
+
+
+def is_suspect(path: Path) -> bool:
+    """Whether the file proved damaged in use."""
+    return _suspicion(path).exists()
+
+
+def _suspicion(path: Path) -> Path:
+    return path.with_name(path.name + ".suspect")
+
+
 def move_aside(path: Path) -> Path:
     """Rename a damaged database with its log, never over an earlier one; returns its new name."""
     number = next(
@@ -115,6 +131,7 @@ def move_aside(path: Path) -> Path:
     for file in database_files(path):
         if file.exists():
             file.replace(path.with_name(file.name.replace(path.name, f"{path.name}.damaged-{number}", 1)))
+    _suspicion(path).unlink(missing_ok=True)
     return path.with_name(f"{path.name}.damaged-{number}")
 
 

@@ -58,7 +58,7 @@ def record_an_hour(folder: Path, synchronous: str, windows: int = 60) -> list[Ev
     with (
         mock.patch("driftpost_agent.store_file.WAL_AUTOCHECKPOINT_PAGES", 40),
         recording() as recorded,
-        mock.patch("driftpost_agent.store_file.sync_folder", lambda _: recorded.folder_synced()),
+        mock.patch("driftpost_agent.store_file.sync_folder", side_effect=lambda _: recorded.folder_synced()),
     ):
         for start in range(3):
             with Store.open(

@@ -1,0 +1,89 @@
+"""Damaged pages cost what is on them; the file is kept, with its checksum, and the agent goes on."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent.clocks import ManualClock
+from agent.test_store import window_body
+from driftpost_agent.errors import StoreUnusable
+from driftpost_agent.row_mark import RowMark
+from driftpost_agent.store import Store
+from driftpost_agent.store_file import PAGE_BYTES
+from faults.books import read_books
+from faults.damage import ROWS, WINDOWS, balanced, damage_pages, waiting_store
+
+
+def opened(path: Path) -> Store:
+    return Store.open(path, clock=ManualClock(), row_mark=RowMark(path.parent / "none"))
+
+
+def test_changed_pages_cost_what_is_on_them_and_never_a_crash_loop(tmp_path: Path) -> None:
+    outcome = damage_pages(tmp_path, times=10)
+    assert outcome.times == 10
+    assert "nothing" in outcome.twice
+
+
+def test_what_can_be_read_of_a_damaged_file_is_sent_under_its_own_name(tmp_path: Path) -> None:
+    path = waiting_store(tmp_path)
+    before = read_books(path)
+    with closing(sqlite3.connect(path)) as db:
+        names = set(db.execute("select incarnation, seq from messages where status = 0").fetchall())
+        (root,) = db.execute("select rootpage from sqlite_master where name = 'messages_pending'").fetchone()
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * PAGE_BYTES : root * PAGE_BYTES] = random.Random(1).randbytes(PAGE_BYTES)
+    path.write_bytes(content)
+    with opened(path) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.messages == len(names)
+        assert (store.salvaged.lost_windows, store.salvaged.lost_rows) == (0, 0)
+        with store.outbox_transaction() as outbox:
+            total = outbox.total()
+            there = set()
+            while (batch := outbox.next_batch(30_000, now=0, exclude=[i for i, _ in there])) is not None:
+                there |= {(row.id, (row.incarnation, row.seq)) for row in batch.rows}
+        assert names <= {name for _, name in there}
+        assert total.recorded.rows == before.recorded == WINDOWS * ROWS
+        assert total.pending.rows == before.pending
+        balanced(store)
+        # Findings stood, and nobody watches on what they were about.
+        assert store.finding_counts()[1] == 0
+
+
+def test_damage_that_shows_in_use_ends_the_agent_and_the_next_start_sets_the_file_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = waiting_store(tmp_path)
+    with opened(path) as store:
+        store.end_if_damaged()
+
+        def malformed(*_: object, **__: object) -> int:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        monkeypatch.setattr(store.outbox, "put", malformed)
+        with pytest.raises(sqlite3.DatabaseError):
+            store.record_window(window_body(), windows=1, rows=1)
+        with pytest.raises(StoreUnusable, match="malformed"):
+            store.end_if_damaged()
+    with opened(path) as store:
+        assert store.set_aside is not None
+        assert store.outbox_total().recorded.rows == WINDOWS * ROWS
+    with opened(path) as store:
+        assert store.set_aside is None
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "agent.db") as store:
+
+        def full(*_: object, **__: object) -> int:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(store.outbox, "put", full)
+        with pytest.raises(sqlite3.OperationalError):
+            store.record_window(window_body(), windows=1, rows=1)
+        store.end_if_damaged()
