@@ -52,6 +52,12 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
         self.restart()
 
+    @property
+    def pid(self) -> int:
+        """Of the running broker."""
+        assert self._process is not None
+        return self._process.pid
+
     def restart(self) -> None:
         """Start it (again) and wait until it accepts connections."""
         assert _BINARY is not None

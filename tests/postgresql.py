@@ -41,8 +41,12 @@ def _account() -> str | None:
 
 
 @contextmanager
-def running_postgresql() -> Iterator[str]:
-    """SQLAlchemy URL of an empty database; the server ends with the block."""
+def running_postgresql(*, durable: bool = False) -> Iterator[str]:
+    """SQLAlchemy URL of an empty database; the server ends with the block.
+
+    Args:
+        durable: whether a commit waits for the disk, as it must outside of tests.
+    """
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     binaries = _binaries()
     if binaries is None:
@@ -72,7 +76,7 @@ def running_postgresql() -> Iterator[str]:
                     "-c",
                     "listen_addresses=",
                     "-c",
-                    "fsync=off",
+                    f"fsync={'on' if durable else 'off'}",
                 ],
                 stdout=log,
                 stderr=log,

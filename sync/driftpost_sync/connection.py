@@ -34,6 +34,8 @@ from driftpost_sync.mqtt_settings import MqttSettings, Protocol
 
 # A password is a line; anything larger is the wrong file.
 _MAX_PASSWORD_BYTES = 64 * 1024
+# Packets read in one round, so that neither what is to be sent nor the keep-alive waits for a flood.
+_PACKETS = 32
 # Largest packet that a version 5 broker may send us: a message with its topic and properties.
 _MAX_PACKET_BYTES = MAX_READ_BYTES + 4096
 # Reason codes of MQTT 5; paho translates those of 3.1.1.
@@ -188,24 +190,34 @@ class Connection:
                 self._tls.close_last()
             raise
 
-    def poll(self, timeout_s: float, waker: Waker) -> list[Event]:
-        """Wait for traffic, at most `timeout_s` or until woken, and return what happened."""
+    def poll(self, timeout_s: float, waker: Waker, *, reading: bool = True) -> list[Event]:
+        """Wait for traffic, at most `timeout_s` or until woken, and return what happened.
+
+        Without `reading` whatever the broker has to say stays in the socket, and soon with the broker. After
+        two keep-alive intervals the connection is given up, as its answer to our ping is not read either.
+        """
         sock = self._client.socket()
         if sock is None:
             self._lose(0, "connection closed")
             return self._take()
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        if reading and isinstance(sock, ssl.SSLSocket) and sock.pending():
             timeout_s = 0.0
         # poll(2) and not select(2), which can not watch descriptors above 1023.
         poller = select.poll()
-        poller.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        wanted = select.POLLOUT if self._client.want_write() else 0
+        poller.register(sock, wanted | (select.POLLIN if reading else 0))
         poller.register(waker.descriptor, select.POLLIN)
         ready = dict(poller.poll(max(timeout_s, 0.0) * 1000))
         if waker.descriptor in ready:
             waker.clear()
         readable = ready.get(sock.fileno(), 0)
-        if readable & ~select.POLLOUT or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+        if readable & ~select.POLLOUT or (reading and isinstance(sock, ssl.SSLSocket) and sock.pending()):
             self._client.loop_read()
+            # paho reads a packet a call; what waits behind it needs no round of its own.
+            for _ in range(_PACKETS - 1):
+                if not reading or self._client.socket() is not sock or not _readable(sock):
+                    break
+                self._client.loop_read()
         if readable & select.POLLOUT and self._client.socket() is not None:
             self._client.loop_write()
         if self._client.socket() is not None:
@@ -216,9 +228,9 @@ class Connection:
         events, self._events = self._events, []
         return events
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send with QoS 1; the number returned comes back in `Published`."""
-        return self._client.publish(topic, payload, qos=1, retain=retain).mid
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> int:
+        """Send, by default with QoS 1; the number returned comes back in `Published`."""
+        return self._client.publish(topic, payload, qos=qos, retain=retain).mid
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe with QoS 1; the answer comes as `Subscribed`."""
@@ -338,6 +350,15 @@ class Connection:
         except UnicodeDecodeError:
             topic = ""  # is no topic of ours; whoever parses it says so
         self._events.append(Received(topic, bytes(message.payload), message.retain, message.mid, message.qos))
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Whether something can be read at once."""
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _properties(packet_type: int) -> Properties:

@@ -38,12 +38,18 @@ log = logging.getLogger(__name__)
 SESSION_EXPIRY_S = 600
 # Restarting within this time is not announced to every device of the fleet, s.
 WILL_DELAY_S = 5
-# Messages taken from the broker and not done; times 64 KiB it bounds memory at 32 MiB.
-MAX_QUEUED = 512
+# Messages taken from the broker and not done; times 64 KiB it bounds memory at 64 MiB.
+# More of them are not read: a broker holds to the receive maximum of version 5 only roughly, and version 3.1.1
+# has none.
+MAX_QUEUED = 1_024
+# One round reads several; what comes beyond this is left to be sent again.
+_HARD_LIMIT = 2 * MAX_QUEUED
 # Answers waiting to be sent; a device that misses one sends again and is answered again.
 MAX_ANSWERS = 8192
 _ROUND_S = 1.0
 _GOODBYE_S = 1.0
+# Messages to other topics that wait for the broker's word; whoever posts more is told so.
+MAX_POSTINGS = 64
 # Presence is corrected at most this often, ms, so that two workers do not storm.
 _BIRTH_EVERY_MS = 2_000
 
@@ -79,7 +85,7 @@ class HostLinkStatus:
         connects: connections that were accepted.
         queued: messages here that are not done.
         received, received_bytes: messages taken from the broker.
-        overflowed: messages left to be sent again because the queue was full (only MQTT 3.1.1).
+        overflowed: messages left to be sent again because the queue was full (never, but for a flood in one round).
         answers, answers_dropped: messages to devices, and those that found no room.
         round_mono: monotonic ms of the loop's last round, for the watchdog.
     """
@@ -95,6 +101,24 @@ class HostLinkStatus:
     answers: int = 0
     answers_dropped: int = 0
     round_mono: int = 0
+
+
+class _Posting:
+    """A message to a topic, until the broker has taken it."""
+
+    def __init__(self, topic: str, payload: bytes) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.error = ""
+        self.given_up = False
+        self._settled = threading.Event()
+
+    def settle(self, error: str = "") -> None:
+        self.error = error
+        self._settled.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._settled.wait(timeout_s)
 
 
 class HostLink:
@@ -149,7 +173,9 @@ class HostLink:
         self._queue: deque[Delivery] = deque()
         self._open = 0  # taken from the broker, not done: queued or with the ingest
         self._done: deque[Delivery] = deque()
-        self._answers: deque[tuple[str, bytes]] = deque()
+        self._answers: deque[tuple[str, bytes, int]] = deque()
+        self._postings: deque[_Posting] = deque()
+        self._posted: dict[int, _Posting] = {}
         self._ready = False
         self._birth_ms: int | None = None
         self._birth_wanted = False
@@ -216,9 +242,30 @@ class HostLink:
             if len(self._answers) >= MAX_ANSWERS:
                 self._answers_dropped += 1
                 return False
-            self._answers.append((topic, payload))
-        self._line.waker.wake()
+            # An acknowledgement that is lost costs a repetition, which is acknowledged again; telling the
+            # broker twice for every message that came would cost a fifth of a worker's time.
+            self._answers.append((topic, payload, 0 if isinstance(message, Ack) else 1))
+            first = len(self._answers) == 1
+        if first:
+            self._line.waker.wake()
         return True
+
+    def post(self, topic: str, payload: bytes, timeout_s: float) -> str:
+        """Publish on any topic and wait until the broker has taken it; from any thread but the link's.
+
+        Returns:
+            What went wrong, "" if the broker has it. After "not in time" it may have it all the same.
+        """
+        posting = _Posting(topic, payload)
+        with self._lock:
+            if len(self._postings) >= MAX_POSTINGS:
+                return f"{MAX_POSTINGS} messages wait for the broker already"
+            self._postings.append(posting)
+        self._line.waker.wake()
+        if posting.wait(timeout_s):
+            return posting.error
+        posting.given_up = True
+        return f"the broker did not take it within {timeout_s:g} s"
 
     def status(self) -> HostLinkStatus:
         """The latest snapshot; from any thread."""
@@ -244,7 +291,9 @@ class HostLink:
             self._publish_status()
 
     def _round(self) -> None:
-        for event in self._line.step(_ROUND_S):
+        with self._lock:
+            room = self._open < MAX_QUEUED
+        for event in self._line.step(_ROUND_S, reading=room):
             self._handle(event)
         self._flush()
         if self._ready and self._birth_wanted:
@@ -266,6 +315,9 @@ class HostLink:
             self._received(event)
         elif isinstance(event, Lost):
             self._disconnected()
+        elif isinstance(event, Published) and event.mid in self._posted:
+            refused = f"the broker refuses it: reason code 0x{event.code:02X}" if event.code >= 0x80 else ""
+            self._posted.pop(event.mid).settle(refused)
         elif isinstance(event, Published) and event.code >= 0x80:
             log.warning("the broker does not take a message to a device: reason code 0x%02X", event.code)
 
@@ -287,8 +339,8 @@ class HostLink:
         with self._arrived:
             self._received_count += 1
             self._received_bytes += len(message.payload)
-            if self._open >= MAX_QUEUED:
-                # Version 3.1.1 has no receive maximum. Not acknowledged and not committed: it comes again.
+            if self._open >= _HARD_LIMIT:
+                # Not acknowledged and not committed: it comes again.
                 self._overflowed += 1
                 return
             self._open += 1
@@ -307,6 +359,9 @@ class HostLink:
 
     def _disconnected(self) -> None:
         self._ready = False
+        for posting in self._posted.values():
+            posting.settle("the connection to the broker was lost")
+        self._posted.clear()
         with self._lock:
             # What waits here would be delivered again under another number: leave it to that delivery. What
             # the ingest has in hand is committed, and known as a duplicate when it comes again.
@@ -321,12 +376,23 @@ class HostLink:
             answers = list(self._answers) if self._ready else []
             if answers:
                 self._answers.clear()
+            postings = list(self._postings) if self._ready else []
+            if postings:
+                self._postings.clear()
         for delivery in done:
             if delivery.connection == self._line.connects and self._line.connected:
                 self._line.acknowledge(delivery.mid, delivery.qos)
-        for topic, payload in answers:
-            self._line.publish(topic, payload)
+        for topic, payload, qos in answers:
+            self._line.publish(topic, payload, qos=qos)
             self._answered += 1
+        for posting in postings:
+            if posting.given_up:
+                continue
+            mid = self._line.publish(posting.topic, posting.payload)
+            if mid is None:
+                posting.settle("there is no connection to the broker")
+            else:
+                self._posted[mid] = posting
 
     def _will(self) -> Will:
         return Will(self._host_topic, HostPresence(False, self._wall_ms()).to_bytes(), WILL_DELAY_S)

@@ -80,8 +80,11 @@ class Line:
         """Whether the broker has accepted."""
         return self.connected_since is not None
 
-    def step(self, timeout_s: float) -> list[Event]:
-        """Connect if it is time to, else wait for traffic at most `timeout_s`; returns what happened."""
+    def step(self, timeout_s: float, *, reading: bool = True) -> list[Event]:
+        """Connect if it is time to, else wait for traffic at most `timeout_s`; returns what happened.
+
+        Without `reading`, what the broker sends is left with it; see `Connection.poll`.
+        """
         now = self._clock.mono_ms()
         if self._connection is None:
             if now < self._retry_ms:
@@ -89,7 +92,7 @@ class Line:
                 return []
             self._attempt(now)
             return []
-        events = self._connection.poll(timeout_s, self.waker)
+        events = self._connection.poll(timeout_s, self.waker, reading=reading)
         now = self._clock.mono_ms()
         for event in events:
             if isinstance(event, Connected):
@@ -175,11 +178,11 @@ class Line:
         self._drop()
         self._wait(text, self._clock.mono_ms(), at_least_ms)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
-        """Send with QoS 1; the message number, or None if there is no connection."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> int | None:
+        """Send, by default with QoS 1; the message number, or None if there is no connection."""
         if self._connection is None or not self.connected:
             return None
-        return self._connection.publish(topic, payload, retain=retain)
+        return self._connection.publish(topic, payload, retain=retain, qos=qos)
 
     def acknowledge(self, mid: int, qos: int) -> None:
         """Acknowledge a received message (`manual_ack`)."""

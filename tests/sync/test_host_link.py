@@ -206,7 +206,7 @@ def test_a_broker_that_refuses_the_subscription_is_reported(world):
     # Mosquitto grants what it will never deliver, so the refusal is put in its mouth.
     line_step = host._line.step
     answers = iter([[Subscribed((f"driftpost/v1/{world.fleet}/+/up",))]])
-    host._line.step = lambda timeout_s: next(answers, None) or line_step(timeout_s)
+    host._line.step = lambda timeout_s, **options: next(answers, None) or line_step(timeout_s, **options)
     wait_until(lambda: "does not let the aggregator read" in host.status().last_error, "reported")
     wait_until(lambda: host.status().connects == 2, "tried again")
     assert host.stop()
