@@ -20,6 +20,8 @@ from driftpost_models.probes.decimation import Decimation
 # Rows that one vectorised pass turns into streams. A pass of 30 columns takes half a millisecond and leaves
 # caches cold; with this many rows that is one call in a thousand, and the 99th percentile is none of them.
 MAX_ROWS = 1024
+# Decimated images of one block: a pass takes 3 to 10 us an image, and stays at a millisecond or two.
+MAX_IMAGES = 256
 # Bytes of one block. Large frames get fewer rows, so that two blocks never hold more than 2 MiB.
 MAX_BYTES = 1 << 20
 
@@ -62,9 +64,10 @@ class RowLayout:
 
     @property
     def capacity(self) -> int:
-        """How many rows a block holds: from 1 to MAX_ROWS within MAX_BYTES."""
+        """How many rows a block holds: from 1 to MAX_ROWS, or MAX_IMAGES, within MAX_BYTES."""
         row_bytes = sum(tensor.row_bytes for tensor in self.tensors)
-        return max(1, min(MAX_ROWS, MAX_BYTES // max(1, row_bytes)))
+        most = MAX_ROWS if all(tensor.how is None for tensor in self.tensors) else MAX_IMAGES
+        return max(1, min(most, MAX_BYTES // max(1, row_bytes)))
 
 
 class BlockBuffer:

@@ -482,6 +482,7 @@ class Daemon:
             window_seconds=self._settings.optional("windows.seconds", float),
             window_rows=self._settings.optional("windows.rows", int),
             flush_seconds=self._settings.number("windows.flush_seconds"),
+            passes=self._settings.text("windows.passes"),
             on_window=lambda _: self._wake_uplink(),
             on_failure=self._model_failed,
             progress=self._recorder_beat.beat,

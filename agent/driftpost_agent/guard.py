@@ -32,7 +32,7 @@ from driftpost_agent.label_checks import Label, LabelChecks
 from driftpost_agent.meter import Meter
 from driftpost_agent.output_checks import OutputCheck
 from driftpost_agent.quick_path import SMALL_TENSOR_BYTES, QuickPath
-from driftpost_agent.recorder import ClosedWindow, Recorder
+from driftpost_agent.recorder import ClosedWindow, Passes, Recorder
 from driftpost_agent.signature import Signature, Tensors, joined
 from driftpost_agent.store import Store
 from driftpost_agent.ticker import Ticker
@@ -85,6 +85,7 @@ class Guard:
         on_window: called with each closed window after it was recorded.
         on_failure: called when the model failed on a call.
         flush_seconds: rows are sketched at least this often by that thread.
+        passes: who sketches a full block of rows: "caller", "thread" or "auto" (see `recorder.Passes`).
         progress: called after each of its rounds.
         meter: counts calls; one of the guard's own if None.
         threaded: whether a thread of the guard's own closes windows in time. False leaves it to `tick`.
@@ -104,6 +105,7 @@ class Guard:
         on_window: Callable[[ClosedWindow], None] | None = None,
         on_failure: OnFailure | None = None,
         flush_seconds: float = 1.0,
+        passes: Passes | str = Passes.AUTO,
         threaded: bool = True,
         progress: Callable[[], None] = lambda: None,
         meter: Meter | None = None,
@@ -166,7 +168,7 @@ class Guard:
             window_ms=max(1, round(seconds * 1000)),
             on_window=self._window_closed,
             window_rows=window_rows,
-            inline=not threaded,
+            passes=Passes(passes) if threaded else Passes.CALLER,
             wake=self._wake,
             tally=self._slot.total if self._slot else None,
             derived=bundle.derived,

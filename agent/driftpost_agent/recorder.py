@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,19 @@ from driftpost_sync.clock import Clock
 # Blocks in use at a time: one being filled, one being sketched, one waiting. A caller that fills the third
 # sketches the waiting one itself: memory stays bounded and no row is dropped.
 MAX_BLOCKS = 3
+# Microseconds in the model from which `Passes.AUTO` leaves a block to the thread. A shorter model comes back
+# for the interpreter's lock many times while the thread sketches, and each time waits for it.
+PATIENT_US = 50.0
 # Rows that the model never saw are kept as codes; at most this many before they are counted.
 MAX_REFUSED = 4096
+
+
+class Passes(str, Enum):
+    """Who sketches a full block while another is filled."""
+
+    CALLER = "caller"
+    THREAD = "thread"
+    AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,9 @@ class Recorder:
         window_ms: length of a window.
         on_window: takes each closed window, in order, one at a time.
         window_rows: close a window early at this many rows (checked after each block); None for never.
-        inline: whether a caller that fills a block also sketches it. False leaves it to `tick`, except when
-            all blocks are full.
+        passes: who sketches a full block. `CALLER`: the call that filled it, one in a thousand, which takes
+            about a millisecond longer. `THREAD`: whoever calls `tick`, except when all blocks are full.
+            `AUTO`: the thread where the model takes long enough for it, else the caller.
         wake: called when a block is full and waits for `tick`.
         tally: gets the total of rows in its first place as they are taken in.
         derived: computes the schema's derived streams from the probes' ones; None where there are none.
@@ -90,7 +103,7 @@ class Recorder:
         window_ms: int,
         on_window: Callable[[ClosedWindow], None],
         window_rows: int | None = None,
-        inline: bool = True,
+        passes: Passes = Passes.CALLER,
         wake: Callable[[], None] = lambda: None,
         tally: memoryview | None = None,
         derived: DerivedPlan | None = None,
@@ -107,7 +120,7 @@ class Recorder:
         self._window_ms = window_ms
         self._window_rows = window_rows
         self._on_window = on_window
-        self._inline = inline
+        self._passes = passes
         self._wake = wake
         self._tally = memoryview(bytearray(8)).cast("Q") if tally is None else tally
         # Order of the locks: sketching, then appending.
@@ -168,11 +181,24 @@ class Recorder:
         return bool(self._full)
 
     def look_after_full(self) -> None:
-        """See to full blocks: in this thread where the recorder is `inline`, or there are too many."""
-        if self._inline or len(self._full) >= MAX_BLOCKS - 1:
-            self._sketch_full()
-        else:
+        """See to full blocks: in this thread where `passes` says so, or there are too many."""
+        crowded = len(self._full) >= MAX_BLOCKS - 1
+        if not crowded and not self._caller_passes():
             self._wake()
+        # Whoever sketches already may be waiting for a slow disk: nobody waits for that while there is room.
+        elif self._sketching.acquire(blocking=crowded):
+            try:
+                self._sketch_full()
+            finally:
+                self._sketching.release()
+
+    def _caller_passes(self) -> bool:
+        if self._passes is not Passes.AUTO:
+            return self._passes is Passes.CALLER
+        with self.appending:
+            block = self._full[0] if self._full else None
+            # Rows without an answer have no latency; comparing with NaN leaves them to the thread.
+            return block is not None and bool(np.median(block.latency_us[: block.rows]) < PATIENT_US)
 
     def _counted(self, rows: int) -> None:
         self.rows_recorded = self._tally[0] = self.rows_recorded + rows

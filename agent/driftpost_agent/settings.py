@@ -13,6 +13,7 @@ from pathlib import Path
 
 from driftpost_agent.board_settings import BOARD_SETTINGS
 from driftpost_agent.budget_settings import BUDGET_SETTINGS
+from driftpost_agent.input_settings import INPUT_SETTINGS
 from driftpost_models.providers import PREFERRED, PROVIDERS
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, SettingsTable
@@ -108,6 +109,7 @@ TABLE = SettingsTable(
             minimum=1,
             maximum=1024,
         ),
+        *INPUT_SETTINGS,
         Setting(
             "store.path",
             Path,
@@ -164,6 +166,14 @@ TABLE = SettingsTable(
             "rows are sketched at least this often",
             minimum=0.05,
             maximum=600,
+        ),
+        Setting(
+            "windows.passes",
+            str,
+            "auto",
+            meaning="who sketches a full block: the caller that filled it, a thread beside it, or auto: the "
+            "thread if the model takes 50 us or more",
+            choices=("auto", "caller", "thread"),
         ),
         Setting(
             "sync.enabled",

@@ -10,9 +10,10 @@ import pytest
 
 from agent.bundles import FEATURES, tabular_rows
 from agent.clocks import ManualClock
-from driftpost_agent.block_buffer import MAX_BYTES, MAX_ROWS, BlockBuffer, RowLayout, TensorLayout
-from driftpost_agent.recorder import MAX_REFUSED, ClosedWindow, Recorder
+from driftpost_agent.block_buffer import MAX_BYTES, MAX_IMAGES, MAX_ROWS, BlockBuffer, RowLayout, TensorLayout
+from driftpost_agent.recorder import MAX_REFUSED, ClosedWindow, Passes, Recorder
 from driftpost_models.bundle import Bundle
+from driftpost_models.probes.decimation import Decimation
 
 FLOAT = np.dtype(np.float32)
 LAYOUT = RowLayout((TensorLayout("x", (FEATURES,), FLOAT),), (TensorLayout("p", (10,), FLOAT),))
@@ -25,13 +26,16 @@ def recorder(bundle: Bundle, closed: list[ClosedWindow], clock: ManualClock, **o
     )
 
 
-def append(into: Recorder, count: int, layout: RowLayout = LAYOUT) -> None:
+def append(into: Recorder, count: int, layout: RowLayout = LAYOUT, latency_us: float = 5.0) -> None:
     for row in tabular_rows(count):
-        into.append(layout, (row.tobytes(), ANSWER), 5.0, 0)
+        into.append(layout, (row.tobytes(), ANSWER), latency_us, 0)
 
 
-def test_a_block_holds_up_to_256_rows_within_a_megabyte() -> None:
+def test_a_block_holds_a_thousand_rows_or_256_decimated_images_within_a_megabyte() -> None:
     assert LAYOUT.capacity == MAX_ROWS
+    how = Decimation.of("nhwc", (96, 96, 3))
+    assert how is not None
+    assert RowLayout((TensorLayout("image", how.shape, np.dtype(np.int8), how),), ()).capacity == MAX_IMAGES
     frame = RowLayout((TensorLayout("image", (224, 224, 3), FLOAT),), ())
     assert frame.capacity == MAX_BYTES // (224 * 224 * 3 * 4)
     huge = RowLayout((TensorLayout("image", (4000, 4000, 3), FLOAT),), ())
@@ -161,7 +165,7 @@ def test_with_a_thread_to_sketch_a_full_block_wakes_it_and_callers_only_help_whe
     mlp_bundle: Bundle,
 ) -> None:
     woken: list[int] = []
-    records = recorder(mlp_bundle, [], ManualClock(), inline=False, wake=lambda: woken.append(1))
+    records = recorder(mlp_bundle, [], ManualClock(), passes=Passes.THREAD, wake=lambda: woken.append(1))
     append(records, MAX_ROWS)
     assert woken == [1]
     assert len(records._full) == 1
@@ -170,9 +174,42 @@ def test_with_a_thread_to_sketch_a_full_block_wakes_it_and_callers_only_help_whe
     assert records.open_rows == 6 * MAX_ROWS
 
 
+@pytest.mark.parametrize(("latency_us", "waiting"), [(5.0, 0), (500.0, 1)])
+def test_left_to_itself_a_full_block_goes_to_the_thread_only_where_the_model_is_slow(
+    mlp_bundle: Bundle, latency_us: float, waiting: int
+) -> None:
+    woken: list[int] = []
+    records = recorder(mlp_bundle, [], ManualClock(), passes=Passes.AUTO, wake=lambda: woken.append(1))
+    append(records, MAX_ROWS, latency_us=latency_us)
+    assert (len(woken), len(records._full)) == (waiting, waiting)
+
+
+def test_no_caller_waits_for_a_slow_disk_while_there_is_a_free_block(mlp_bundle: Bundle) -> None:
+    writing, written = threading.Event(), threading.Event()
+
+    def write(window: ClosedWindow) -> None:
+        writing.set()
+        assert written.wait(10)
+
+    records = Recorder(
+        mlp_bundle.probes.copy(), mlp_bundle.schema, clock=ManualClock(), window_ms=1_000, on_window=write
+    )
+    append(records, 1)
+    closer = threading.Thread(target=records.close_window, name="closer")
+    closer.start()
+    assert writing.wait(10)
+    append(records, MAX_ROWS + 1)
+    assert len(records._full) == 1
+    written.set()
+    closer.join()
+    append(records, 1)
+    assert len(records._full) == 0
+    assert records.open_rows == MAX_ROWS + 2
+
+
 def test_threads_that_append_while_windows_close_lose_nothing(mlp_bundle: Bundle) -> None:
     closed: list[ClosedWindow] = []
-    records = recorder(mlp_bundle, closed, ManualClock(), inline=False, window_rows=100)
+    records = recorder(mlp_bundle, closed, ManualClock(), passes=Passes.THREAD, window_rows=100)
     threads = [
         threading.Thread(target=append, args=(records, 700), name=f"appender-{number}") for number in range(3)
     ]
