@@ -119,7 +119,9 @@ def _numbers(reference: Reference, t: int, family: Family, now: Measured) -> Cha
     stream = reference.streams[t]
     swing = math.log(max(now.spread, 1e-3))
     kind = {Family.LOCATION: "shift", Family.SCALE: "scale"}.get(family, "shape")
-    if family is not Family.LOCATION and abs(now.shift) >= CLEAR_SHIFT * max(1.0, now.spread):
+    # A slow stream's mean over few rows lies anywhere; that is no second change beside the one that leads.
+    wanders = 2.0 * math.sqrt(float(reference.tau[t]) / now.rows)
+    if family is not Family.LOCATION and abs(now.shift) >= max(CLEAR_SHIFT, wanders) * max(1.0, now.spread):
         kind = "shift"
     elif kind == "shape" and abs(swing) >= CLEAR_SPREAD:
         kind = "scale"

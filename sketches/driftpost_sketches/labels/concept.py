@@ -92,11 +92,14 @@ class ConceptDetector:
         # Half an error more than was seen: a reference without any does not make errors impossible.
         rate = (loss + 0.5) / (rows + 1.0)
         self._spread = np.sqrt(rate * (1.0 - rate))
-        gate = smallest_effect * self._spread
         above = np.array([_bound(p, n, errors) for p, n in zip(self.usual, effective, strict=True)])
         below = np.array(
             [1.0 - _bound(1.0 - p, n, errors) for p, n in zip(self.usual, effective, strict=True)]
         )
+        # A smallest change in deviations needs a deviation: of a rate that few errors tell it is the largest
+        # that the rate may have. A slice without any error would otherwise call its first two a change.
+        plausible = np.clip(np.stack([self.usual, above, below]), 0.0, 1.0)
+        gate = smallest_effect * np.maximum(self._spread, np.sqrt(plausible * (1.0 - plausible)).max(axis=0))
         self.null = np.stack([np.minimum(above + gate, 1.0), np.maximum(below - gate, 0.0)])
         share = np.full(groups, (1.0 - OVERALL) / max(groups - 1, 1))
         share[0] = OVERALL if groups > 1 else 1.0

@@ -4,7 +4,9 @@ Errors cluster: a blinded camera is wrong for an hour. A labelled reference seld
 sets are shuffled, so it is measured on the live labels as well, in two ways: by the moves between right and
 wrong from row to row, and by how much batches of growing length differ from their neighbours beyond what
 independent rows would. Differences of neighbours hardly notice a lasting change, which must not be mistaken
-for correlation. Each estimate is shrunk towards what the reference showed; the largest counts.
+for correlation. Each estimate is shrunk towards what the reference showed; the largest counts. A reference
+that shows no clustering may have been shuffled: until live labels have shown it themselves, errors are
+presumed to cluster.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ Floats = npt.NDArray[np.float64]
 LEVELS = 12  # doublings of the batch: 4,096 windows of five minutes are two weeks
 PRIOR_MOVES = 50.0  # moves as which the reference counts
 PRIOR_PAIRS = 4.0  # pairs of neighbouring batches likewise
+UNORDERED = 1.2  # rows per independent row up to which a reference may as well have been shuffled
+PRESUMED = 20.0  # the same until live labels have shown it, where the reference's order proves nothing
+PRESUMED_PAIRS = 1.0  # pairs of batches as which that counts
 MIN_PAIRS = 2.0  # from which a length of batches has a say
 FORGET_MOVES = 200_000.0  # moves beyond which half of them are forgotten: what counts is this month
 FORGET_PAIRS = 512.0
@@ -80,11 +85,15 @@ class Dependence:
     @property
     def independent(self) -> float:
         """Rows that count as one independent row, at least 1."""
-        usual_lag = (self.usual - 1.0) / (self.usual + 1.0)
+        presumed = self.usual if self.usual > UNORDERED else PRESUMED
+        usual_lag = (presumed - 1.0) / (presumed + 1.0)
         total = float(self.moves.sum())
         lag = (total * _lag(self.moves) + PRIOR_MOVES * usual_lag) / (total + PRIOR_MOVES)
         lag = min(max(lag, 0.0), 1.0 - 2.0 / (LONGEST + 1.0))
         seen = [self._level(level) for level in range(LEVELS) if self.levels[level, 2] >= MIN_PAIRS]
+        if self.usual <= UNORDERED:
+            pairs, total = self.levels[0, 2:]
+            seen.append(float((total + PRESUMED_PAIRS * PRESUMED) / (pairs + PRESUMED_PAIRS)))
         return float(min(max(self.usual, (1.0 + lag) / (1.0 - lag), *seen, 1.0), LONGEST))
 
     def _level(self, level: int) -> float:

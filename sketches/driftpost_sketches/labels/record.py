@@ -13,6 +13,7 @@ import numpy.typing as npt
 from driftpost_sketches import packing
 from driftpost_sketches.binning import Binner
 from driftpost_sketches.cells import CELLS, cells_of, value_cells
+from driftpost_sketches.drift.reference_notes import distinct_rows
 from driftpost_sketches.errors import MalformedSketch
 from driftpost_sketches.labels.class_mix import ClassMix
 from driftpost_sketches.labels.dependence import independent_rows
@@ -47,7 +48,7 @@ class PerformanceRecord:
         confidence: name of the stream of confidences, "" without one.
         classes: how many the model tells apart.
         labels: all labelled rows.
-        independent: rows that count as one independent row, by the order of errors.
+        independent: rows that count as one independent row, by the order of errors and by repeated rows.
         by_class: int64[T, G, CELLS], rows by tracked stream, true class and drift cell; classes are grouped
             as the cells of `answers` group them.
         right: int64[G], rows of each group that were answered rightly.
@@ -142,7 +143,9 @@ class PerformanceRecord:
             errors = _held_out(bins_of, sure, correct, size)
         else:
             confidence = ""
-        independent = independent_rows((~correct).astype(np.float64))
+        # A set that was repeated to make a longer one knows no more errors than the set.
+        repeated = len(rows) / distinct_rows(schema, np.asarray(values, dtype=np.float64)[rows])
+        independent = independent_rows((~correct).astype(np.float64)) * max(repeated, 1.0)
         return cls(
             answers, confidence, classes, sketch, independent, by_class, right, complete, bins, threshold,
             place, above, errors[0], errors[1], _notes(sketch, truth, classes, names),

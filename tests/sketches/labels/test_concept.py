@@ -85,6 +85,36 @@ def test_an_alarm_is_cleared_by_evidence_and_not_before():
     assert [a.state for _, a in alarms(watch, rng.random(2000) < 0.5)] == ["raised"]
 
 
+def test_errors_that_cluster_behind_a_shuffled_reference_stay_within_the_budget():
+    """Cut from an AR(1) of 0.98: batches differ by far more than independent errors would."""
+    raised = 0
+    for run in range(8):
+        rng = np.random.default_rng([17, run])
+        noise = rng.normal(size=30_000) * math.sqrt(1 - 0.98**2)
+        level, errors = 0.0, np.empty(30_000, dtype=bool)
+        for i, step in enumerate(noise):
+            level = 0.98 * level + step
+            errors[i] = level > 1.2816
+        reference = rng.permutation(errors[:20_000])
+        watch = detector(reference, math.log(200))
+        raised += sum(alarm.state == "raised" for _, alarm in alarms(watch, errors[20_000:]))
+    assert raised <= 4  # one a run is allowed; 6 when the reference's order was believed
+
+
+def test_a_slice_without_a_single_error_is_not_taken_for_one_that_can_not_err():
+    """Fifty pictures of a seven, shown 400 times and never missed; of fifty others two are missed."""
+    reference = np.zeros(400, dtype=bool)
+    month = math.log(10 * 30 * 24 * 720)  # windows of five seconds, and labels have a tenth of the budget
+    raised = 0
+    for run in range(10):
+        rng = np.random.default_rng([18, run])
+        raised += len(alarms(detector(reference, month, effect=0.25), rng.random(20_000) < 0.042, batch=20))
+    assert raised == 0
+    # What is worth knowing is found as before.
+    watch = detector(reference, month, effect=0.25)
+    assert alarms(watch, np.random.default_rng(1).random(4_000) < 0.2, batch=20)[0][0] < 2_000
+
+
 def test_a_model_that_became_better_is_told_apart():
     rng = np.random.default_rng(6)
     watch = detector(rng.random(10_000) < 0.4)

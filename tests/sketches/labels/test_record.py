@@ -68,6 +68,14 @@ def test_shares_and_errors_that_are_none_are_refused(field, value):
         PerformanceRecord.from_bytes(broken.to_bytes())
 
 
+def test_a_set_that_was_repeated_counts_once():
+    truth, values = worlds.rows(np.random.default_rng(1), 300)
+    order = np.random.default_rng(2).integers(300, size=3_000)
+    record = PerformanceRecord.fit(SCHEMA, values[order], truth[order], answers="class", classes=6)
+    assert record.labels.rows == 3_000
+    assert record.labels.rows / record.independent <= 300
+
+
 def test_rows_without_label_or_answer_are_left_out():
     truth, values = worlds.rows(np.random.default_rng(1), 600)
     truth[:100] = -1
