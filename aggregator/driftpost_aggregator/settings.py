@@ -195,6 +195,7 @@ TABLE = SettingsTable(
         Setting(
             "retrain.costs",
             dict[str, float],
+            {},
             meaning="cost by model's name, where it differs",
             minimum=1e-9,
             maximum=1e12,
