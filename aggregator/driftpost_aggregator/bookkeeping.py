@@ -10,6 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from driftpost_aggregator import incidents as life
 from driftpost_aggregator import triage
+from driftpost_aggregator.cause_card import card_of
 from driftpost_aggregator.causes import Affected, Cause
 from driftpost_aggregator.store.database import upsert
 from driftpost_aggregator.store.tables import findings, incident_devices, incidents
@@ -110,6 +111,7 @@ def _open(connection: Connection, model: str, incident: str, cause: Cause, now_m
             opened_ms=now_ms,
             updated_ms=now_ms,
             reopened=0,
+            card=card_of(connection, cause),
             **_scope(cause),
             **_measures(cause, now_ms),
         )
@@ -127,6 +129,7 @@ def _reopen(connection: Connection, change: triage.Reopen, now_ms: int) -> None:
         "resolved_ms": None,
         "onset_ms": change.cause.onset_ms,
         "reopened": row["reopened"] + 1,
+        "card": card_of(connection, change.cause),
         **_scope(change.cause),
         **_measures(change.cause, now_ms),
     }
@@ -154,7 +157,7 @@ def _update(connection: Connection, change: triage.Update, now_ms: int) -> None:
     speaks = change.widen or group or (cause.scope, cause.scope_key) == (row["scope"], row["scope_key"])
     values: dict[str, Any] = {"onset_ms": min(row["onset_ms"], cause.onset_ms)}
     if change.widen:
-        values |= _scope(cause)
+        values |= _scope(cause) | {"card": card_of(connection, cause)}
     if speaks:
         values |= _measures(cause, now_ms)
     values["affected"] = len(holding)

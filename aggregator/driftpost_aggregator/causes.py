@@ -367,9 +367,10 @@ def _explained(findings: Sequence[Finding], around: Surroundings, kind: Kind | N
         cause = _cause([one for one in findings if one.device in affected], around, kind, explanation)
         causes.append(replace(cause, elsewhere=len(scores) - len(affected)))
     believed = _believed([one for one in findings if one.device in alone], around)
+    told = len(believed) + len(scores) - len(alone)
     for members in together(findings, believed, by_stream=kind is not None):
         chosen = [one for one in findings if one.device in members]
-        causes.append(replace(_cause(chosen, around, kind, None), elsewhere=len(scores) - len(members)))
+        causes.append(replace(_cause(chosen, around, kind, None), elsewhere=told - len(members)))
     return causes
 
 

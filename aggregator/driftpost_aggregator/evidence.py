@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from sqlalchemy import Connection, desc, select
 
+from driftpost_aggregator.bulk_windows import totals
 from driftpost_aggregator.catch_up import attributes_of
 from driftpost_aggregator.causes import Finding, Measured, Surroundings
 from driftpost_aggregator.incidents import ACTIVE
-from driftpost_aggregator.merge import joined
 from driftpost_aggregator.merged_watch import compared_since, devices_apart
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import devices, findings, incidents, windows
@@ -26,7 +26,7 @@ from driftpost_sketches.window import Window
 # A device that was silent for longer is not counted among "of N devices", ms.
 PRESENT_MS = 24 * 3_600_000
 # Newest windows since its onset that a device's effect is measured on.
-MEASURED_WINDOWS = 16
+MEASURED_WINDOWS = 8
 # Devices without findings whose effects are measured in a round.
 MAX_MEASURED = 200
 # Under this name the bundle stands among a device's attributes, and this many characters of its id as the
@@ -139,15 +139,17 @@ def surroundings(
     for finding in standing:
         key = finding.device, finding.bundle
         onsets[key] = min(onsets.get(key, finding.onset_ms), finding.onset_ms)
+    new = {finding.device for finding in standing if not finding.attributed}
     measured: dict[str, Measured] = {}
-    for (device, bundle), onset_ms in onsets.items():
-        if bundle in known:
-            window = since_onset(connection, device, known[bundle], onset_ms)
-            if window is not None:
-                now = measure(known[bundle], window)
-                earlier = before_onset(connection, device, known[bundle], onset_ms)
-                moved = 0.0 if earlier is None else log_e_since(measure(known[bundle], earlier), now)
-                measured[device] = replace(now, moved=moved)
+    for bundle in {bundle for _, bundle in onsets} & known.keys():
+        mine = {device: onset for (device, of), onset in onsets.items() if of == bundle}
+        now = measured_since(connection, known[bundle], mine)
+        # Whether it moved is only asked while no incident speaks of it.
+        earlier = measured_before(connection, known[bundle], {name: mine[name] for name in mine.keys() & new})
+        measured |= {
+            name: replace(one, moved=log_e_since(earlier[name], one)) if name in earlier else one
+            for name, one in now.items()
+        }
     compared = compared_since(connection, sorted(bundles))
     return Surroundings(
         names,
@@ -173,38 +175,50 @@ def with_measured(
     connection: Connection, around: Surroundings, known: KnownBundle, onsets: Mapping[str, int]
 ) -> Surroundings:
     """The same surroundings with the effects of further devices, each since its onset."""
-    more = {}
-    for device, onset_ms in sorted(onsets.items())[:MAX_MEASURED]:
-        window = since_onset(connection, device, known, onset_ms)
-        if window is not None:
-            more[device] = measure(known, window)
+    more = measured_since(connection, known, dict(sorted(onsets.items())[:MAX_MEASURED]))
     return replace(around, measured=more | dict(around.measured))
 
 
-def since_onset(connection: Connection, device: str, known: KnownBundle, onset_ms: int) -> Window | None:
-    """A device's newest windows since its onset, merged; the one that holds it if none began after it."""
-    query = (
-        select(windows.c.window, windows.c.start_ms)
-        .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged)
-        .where(windows.c.start_ms > onset_ms - int(known.window_s * 1000))
-        .order_by(desc(windows.c.start_ms))
-        .limit(MEASURED_WINDOWS)
-    )
-    rows = connection.execute(query).all()
-    clean = [row for row in rows if row.start_ms >= onset_ms] or rows
-    return merged((row.window for row in clean), known)
+def measured_since(
+    connection: Connection, known: KnownBundle, onsets: Mapping[str, int]
+) -> dict[str, Measured]:
+    """Effects of devices in their newest windows since their onsets, Unix ms."""
+
+    def packed() -> Iterator[tuple[str, bytes]]:
+        for device, onset_ms in sorted(onsets.items()):
+            query = (
+                select(windows.c.window, windows.c.start_ms)
+                .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged)
+                .where(windows.c.start_ms > onset_ms - int(known.window_s * 1000))
+                .order_by(desc(windows.c.start_ms))
+                .limit(MEASURED_WINDOWS)
+            )
+            rows = connection.execute(query).all()
+            # The one that holds the onset only while none began after it.
+            for row in [row for row in rows if row.start_ms >= onset_ms] or rows:
+                yield device, row.window
+
+    return {device: measure(known, window) for device, window in totals(known, packed()).items()}
 
 
-def before_onset(connection: Connection, device: str, known: KnownBundle, onset_ms: int) -> Window | None:
-    """A device's newest windows from before an onset, merged; None if there are none."""
-    query = (
-        select(windows.c.window)
-        .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged)
-        .where(windows.c.end_ms <= onset_ms)
-        .order_by(desc(windows.c.start_ms))
-        .limit(MEASURED_WINDOWS)
-    )
-    return merged(connection.execute(query).scalars(), known)
+def measured_before(
+    connection: Connection, known: KnownBundle, onsets: Mapping[str, int]
+) -> dict[str, Measured]:
+    """The same in their newest windows from before their onsets."""
+
+    def packed() -> Iterator[tuple[str, bytes]]:
+        for device, onset_ms in sorted(onsets.items()):
+            query = (
+                select(windows.c.window)
+                .where(windows.c.device == device, windows.c.bundle == known.bundle, windows.c.merged)
+                .where(windows.c.end_ms <= onset_ms)
+                .order_by(desc(windows.c.start_ms))
+                .limit(MEASURED_WINDOWS)
+            )
+            for window in connection.execute(query).scalars():
+                yield device, window
+
+    return {device: measure(known, window) for device, window in totals(known, packed()).items()}
 
 
 def log_e_since(before: Measured, after: Measured) -> float:
@@ -225,16 +239,6 @@ def log_e_since(before: Measured, after: Measured) -> float:
             # The standard error of a log ratio of deviations is that of a mean in sd, over sqrt(2).
             logs[-1] = log_e_either(logs[-1], log_e_moved(change, variance / 2))
     return log_sum(np.array(logs)) - math.log(len(logs)) if logs else 0.0
-
-
-def merged(packed: Iterable[bytes], known: KnownBundle) -> Window | None:
-    """Windows of one bundle as one; None if there are none."""
-    total: Window | None = None
-    for data in packed:
-        window = Window.from_bytes(data)
-        if window.schema_id == known.schema.id:
-            total = joined(total, window)
-    return total
 
 
 def measure(known: KnownBundle, window: Window) -> Measured:

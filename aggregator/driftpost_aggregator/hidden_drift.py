@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
+from driftpost_aggregator.bulk_windows import totals
 from driftpost_aggregator.causes import (
     Affected,
     Cause,
@@ -25,7 +26,7 @@ from driftpost_aggregator.causes import (
 from driftpost_aggregator.comparison import Change, Comparison
 from driftpost_aggregator.evidence import measure
 from driftpost_aggregator.joint_drift import KIND, streams_of
-from driftpost_aggregator.merge import cohorts_of, joined
+from driftpost_aggregator.merge import cohorts_of
 from driftpost_aggregator.merged_watch import AND, MIN_DEVICES, Standing
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import rollups
@@ -34,6 +35,8 @@ from driftpost_sketches.window import Window
 # A device of the scope counts as affected if it shows at least this share of the scope's effect.
 _AFFECTED_SHARE = 0.5
 _NAMES_PER_QUERY = 500
+# Buckets merged anew to ask who drifts: a change that has stood for long is still in the newest ones.
+MAX_BUCKETS = 24
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,19 @@ def hidden_causes(
 def device_windows(
     connection: Connection, known: KnownBundle, names: Iterable[str], *, bucket_s: int, since_ms: int
 ) -> dict[str, Window]:
-    """Each device's rollups since a moment, merged."""
+    """Each device's rollups since a moment, merged; of a long time those of the newest `MAX_BUCKETS`."""
     wanted = sorted(names)
+    newest = connection.scalar(
+        select(func.max(rollups.c.bucket_start_ms)).where(
+            rollups.c.scope == "fleet",
+            rollups.c.scope_key == "",
+            rollups.c.bundle == known.bundle,
+            rollups.c.bucket_s == bucket_s,
+        )
+    )
+    if newest is None:
+        return {}
+    from_ms = max(since_ms, newest - (MAX_BUCKETS - 1) * bucket_s * 1000)
     result: dict[str, Window] = {}
     for begin in range(0, len(wanted), _NAMES_PER_QUERY):
         query = (
@@ -97,12 +111,11 @@ def device_windows(
             .where(rollups.c.scope == "device")
             .where(rollups.c.scope_key.in_(wanted[begin : begin + _NAMES_PER_QUERY]))
             .where(rollups.c.bundle == known.bundle, rollups.c.bucket_s == bucket_s)
-            .where(rollups.c.bucket_start_ms >= since_ms)
+            .where(rollups.c.bucket_start_ms >= from_ms)
+            .order_by(rollups.c.scope_key)
         )
-        for row in connection.execute(query):
-            window = Window.from_bytes(row.window)
-            if window.schema_id == known.schema.id:
-                result[row.scope_key] = joined(result.get(row.scope_key), window)
+        rows = connection.execute(query)
+        result |= totals(known, ((row.scope_key, row.window) for row in rows))
     return result
 
 

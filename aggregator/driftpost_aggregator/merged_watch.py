@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Engine, delete, select
 
+from driftpost_aggregator.bulk_windows import batches
 from driftpost_aggregator.census import LEAST_LOG_E, Apart, Census
 from driftpost_aggregator.joint_drift import KIND
 from driftpost_aggregator.registry import KnownBundle
@@ -30,7 +31,6 @@ from driftpost_sketches.drift.joint.merge import merge_devices
 from driftpost_sketches.drift.marginal import FloatArray, MarginalDetector
 from driftpost_sketches.drift.robust_merge import RobustMerge
 from driftpost_sketches.errors import SketchError
-from driftpost_sketches.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -228,16 +228,25 @@ class MergedWatch:
         cohorts: list[list[str]] = []
         shown: list[tuple[npt.NDArray[np.float32], FloatArray, float]] = []
         joint: list[tuple[int, Ints]] = []
-        for row in connection.execute(query):
-            window = Window.from_bytes(row.window)
-            if window.schema_id != self._known.schema.id:
-                # From before the bundle's owner replaced what a device had said of it.
-                continue
-            names.append(row.scope_key)
-            cohorts.append(row.cohorts or [])
-            sums, rows, noise = self._yardstick.read(window)
-            shown.append((sums.astype(np.float32), rows, noise))
-            joint.append((window.joint_rows, window.joint))
+        kept: list[list[str]] = []
+
+        def told() -> Iterator[tuple[str, bytes]]:
+            for row in connection.execute(query):
+                kept.append(row.cohorts or [])
+                yield row.scope_key, row.window
+
+        done = 0
+        for group, batch in batches(self._known, told()):
+            for at, name in enumerate(group):
+                # Refused: from before the bundle's owner replaced what a device had said of it.
+                if at not in batch.refused:
+                    window = batch.window(at)
+                    names.append(name)
+                    cohorts.append(kept[done + at])
+                    sums, rows, noise = self._yardstick.read(window)
+                    shown.append((sums.astype(np.float32), rows, noise))
+                    joint.append((window.joint_rows, window.joint))
+            done += len(group)
         if not names:
             return
         sums32 = np.array([part[0] for part in shown])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, func, select, text
 
 from driftpost_aggregator import evidence
 from driftpost_aggregator.bookkeeping import apply
+from driftpost_aggregator.cause_card import with_rest
 from driftpost_aggregator.causes import Cause, Kind, Surroundings, find_causes
+from driftpost_aggregator.concept_watch import concept_causes, labelled_bundles
 from driftpost_aggregator.hidden_drift import hidden_causes
 from driftpost_aggregator.merged_watch import MergedWatch, Standing, devices_apart, standing_alarms
 from driftpost_aggregator.registry import KnownBundle, Registry
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import bundles, devices, incident_devices, incidents
 from driftpost_aggregator.suspicion import silent_causes
-from driftpost_aggregator.triage import Change, Incident, plan
+from driftpost_aggregator.triage import Change, Incident, Open, Reopen, Update, plan
 from driftpost_sketches.drift.budget import Budget
 
 # The settling time where no bundle says how long a window is, seconds: findings about devices themselves.
@@ -81,6 +84,7 @@ class Triage:
                 for bundle in known
                 if standing_alarms(connection, bundle) or devices_apart(connection, [bundle])
             }
+            busy |= labelled_bundles(connection, self._now_ms()) & known.keys()
         # Undescribed bundles are each their own model: nothing says what belongs to them.
         models: dict[str, set[str]] = {}
         for bundle in busy | known.keys():
@@ -120,14 +124,37 @@ class Triage:
             watched |= {(alarm.scope, alarm.scope_key) for alarm in alarms}
             causes += self._silent(connection, one, around, causes)
             causes += self._hidden(connection, one, alarms, around, causes)
+            labelled = concept_causes(connection, one, around, budget=self._budget, now_ms=now_ms)
+            causes += [cause for cause in labelled if not _told(cause, causes)]
         window_s = max((one.window_s for one in known.values()), default=DEVICE_WINDOW_S)
-        return plan(
+        changes = plan(
             [around.with_others(cause) for cause in causes],
             self._incidents(connection, model, around.attributes, watched, now_ms),
             now_ms=now_ms,
             settle_ms=int(self._settle_windows * min(window_s, MAX_SETTLING_WINDOW_S) * 1000),
             reopen_ms=self._reopen_ms,
         )
+        return [self._with_rest(connection, change, causes, known, around) for change in changes]
+
+    def _with_rest(
+        self,
+        connection: Connection,
+        change: Change,
+        causes: list[Cause],
+        known: Mapping[str, KnownBundle],
+        around: Surroundings,
+    ) -> Change:
+        """A change with its cause's counterfactual, where an incident begins or becomes another."""
+        if isinstance(change, (Open, Reopen)) or (isinstance(change, Update) and change.widen):
+            others = {
+                device
+                for cause in causes
+                if cause.scope_key != change.cause.scope_key
+                for device in cause.affected
+            }
+            cause = with_rest(connection, change.cause, known, around, others, bucket_s=self._bucket_s)
+            return replace(change, cause=cause)
+        return change
 
     def _silent(
         self, connection: Connection, known: KnownBundle, around: Surroundings, causes: list[Cause]
@@ -212,8 +239,13 @@ def _last_change(connection: Connection, model: str) -> tuple[int, int]:
 
 
 def _told(hidden: Cause, causes: list[Cause]) -> bool:
-    """Whether devices' own findings already tell of the same scope."""
-    return any((one.scope, one.scope_key) == (hidden.scope, hidden.scope_key) for one in causes)
+    """Whether devices' own findings already tell the same of this scope: drift, or by labels."""
+    concept = hidden.kind is Kind.CONCEPT_SHIFT
+    return any(
+        (one.scope, one.scope_key) == (hidden.scope, hidden.scope_key)
+        and (one.kind is Kind.CONCEPT_SHIFT) == concept
+        for one in causes
+    )
 
 
 def _members(

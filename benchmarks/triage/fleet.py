@@ -20,6 +20,7 @@ from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
 from driftpost_sketches.fitting import fit_categorical, fit_numeric
+from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import Role, Schema
 from driftpost_sync.messages import DescribeBody, Envelope, FindingBody, Item, Presence, WindowBody
 from driftpost_sync.topics import Identity
@@ -32,14 +33,25 @@ WINDOW_MS = WINDOW_S * 1000
 ROWS = 60
 NAMES = ("brightness", "sharpness", "contrast", "confidence")
 CYCLE = 24  # windows of a day in the scripts
+CLASSES = 4
+CLASS_CONTRAST = 0.8  # sd from one class to the next
+RIGHT = 0.9  # share of answers that are no guess
 
 Rows = npt.NDArray[np.float64]
 Disturb = Callable[[int, np.random.Generator, Rows], Rows]
 
 
-def draw(rng: np.random.Generator, rows: int, cycle: Rows | None = None) -> Rows:
-    """Rows of four numeric streams in their own sd, and a class."""
-    values = np.column_stack([rng.normal(size=(rows, len(NAMES))), rng.integers(0, 4, rows)])
+def draw(
+    rng: np.random.Generator, rows: int, cycle: Rows | None = None, mix: Sequence[float] | None = None
+) -> Rows:
+    """Rows of four numeric streams in about their own sd, the answered class, and the true one.
+
+    Classes look different: their contrast differs.
+    """
+    classes = rng.choice(CLASSES, rows, p=mix)
+    answers = np.where(rng.random(rows) < RIGHT, classes, rng.integers(0, CLASSES, rows))
+    values = np.column_stack([rng.normal(size=(rows, len(NAMES))), answers, classes])
+    values[:, 2] += CLASS_CONTRAST * (classes - (CLASSES - 1) / 2)
     if cycle is not None:
         values[:, 0] += cycle
     return values
@@ -61,6 +73,7 @@ class Device:
     disturb: Disturb | None = None
     joins: int = 0
     silent: bool = False
+    mix: Callable[[int], Sequence[float] | None] = lambda window: None
     seq: int = 0
     standing: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -90,12 +103,22 @@ class ScriptedFleet:
         self.rng = np.random.default_rng(seed)
         self.amplitude, self.nature = amplitude, nature
         rows = 30 * CYCLE * ROWS
-        reference = draw(self.rng, rows, day(0, rows, amplitude) if amplitude else None)
+        drawn = draw(self.rng, rows, day(0, rows, amplitude) if amplitude else None)
+        reference, classes = drawn[:, :-1], drawn[:, -1].astype(np.int64)
         streams = [fit_numeric(name, reference[:, i], Role.INPUT) for i, name in enumerate(NAMES[:3])]
         streams.append(fit_numeric(NAMES[3], reference[:, 3], Role.OUTPUT))
         streams.append(fit_categorical("class", reference[:, 4], Role.OUTPUT))
         self.schema = Schema(streams)
         self.calibration = Calibration.fit(self.schema, reference)
+        record = PerformanceRecord.fit(
+            self.schema, reference, classes, answers="class", classes=CLASSES, confidence=""
+        )
+        assert record is not None, "every row of the reference is labelled"
+        self.record = record
+        tau = np.array([self.calibration.tau(name) for name in self.calibration.tracked_names])
+        mix = record.class_mix(self.schema, tau)
+        assert mix is not None, "the reference shows every class"
+        self.mix = mix
         self.threshold = Budget.parse("1 per device-year").log_threshold(WINDOW_S)
         self.now_ms = START
         self.devices: list[Device] = []
@@ -114,6 +137,7 @@ class ScriptedFleet:
     def add(self, name: str, attributes: Mapping[str, str], joins: int = 0) -> Device:
         """Another device."""
         device = Device(name, attributes, DriftDetector(self.calibration, self.threshold), joins=joins)
+        device.detector.name_changes(self.mix.interpret)
         device.offset = float(self.rng.normal(0, self.nature)) if self.nature else 0.0
         self.devices.append(device)
         return device
@@ -144,7 +168,7 @@ class ScriptedFleet:
 
     def _items(self, device: Device, window: int) -> list[Item]:
         cycle = day(window * ROWS, ROWS, self.amplitude) if self.amplitude else None
-        values = draw(self.rng, ROWS, cycle)
+        values = draw(self.rng, ROWS, cycle, device.mix(window))[:, :-1]
         values[:, 0] += device.offset
         if device.disturb is not None:
             values = device.disturb(window, self.rng, values)
@@ -192,4 +216,5 @@ class ScriptedFleet:
             baseline=fitted.baseline.to_bytes(), tau={name: fitted.tau(name) for name in names},
             n_ref={name: fitted.n_ref(name) for name in names},
             smallest_effect=dict.fromkeys(names, 0.02), window_s=float(WINDOW_S), budget="1 per device-year",
+            classes=tuple("abcd"), performance=self.record.to_bytes(),
         ).to_bytes()  # fmt: skip

@@ -15,6 +15,7 @@ from driftpost_aggregator.causes import (
     clusters,
     find_causes,
     stream_evidence,
+    together,
 )
 from driftpost_aggregator.wording import sentence, since, stream_words, title
 
@@ -240,3 +241,33 @@ def test_a_cohort_whose_runtime_computes_otherwise_is_one_model_fault_that_names
         "camera=B: model fault, golden inputs are answered otherwise than when the bundle was built"
     )
     assert said in sentence(found, NOW)
+
+
+def test_devices_that_began_to_drift_one_after_the_other_are_a_group_and_others_stand_alone() -> None:
+    minute = 60_000
+    onsets = {"m0": 0, "m1": 30 * minute, "m2": 80 * minute, "m5": 300 * minute, "m6": 310 * minute}
+    findings = [finding(name, onset_ms=NOW + at) for name, at in onsets.items()]
+    assert together(findings, set(onsets), by_stream=False) == [{"m0", "m1", "m2"}, {"m5"}, {"m6"}]
+    findings[1] = finding("m1", onset_ms=NOW + 30 * minute, streams=(("sharpness", 1.0),))
+    groups = together(findings[:3], set(onsets), by_stream=True)
+    assert sorted(map(sorted, groups)) == [["m0"], ["m1"], ["m2"]]
+
+
+def test_only_devices_beyond_their_nature_are_believed_and_faults_always() -> None:
+    findings = [finding("m1"), finding("m2"), finding("m6", kind="stuck"), finding("m7", attributed=True)]
+    around = Surroundings(
+        FLEET,
+        {name: {} for name in FLEET},
+        {"m1": measured(brightness=-3.0), "m2": measured(brightness=3.0), "m7": measured(sharpness=3.0)},
+        inputs=frozenset({"brightness"}),
+        apart={"m1": 40.0},
+        compared=frozenset(FLEET),
+    )
+    found = find_causes(findings, around)
+    assert sorted(cause.scope_key for cause in found) == ["m1", "m6", "m7"]
+    assert all(cause.scope == "device" for cause in found)
+
+
+def test_where_devices_can_not_be_compared_their_word_stands() -> None:
+    around = Surroundings(FLEET, {name: {} for name in FLEET}, {"m1": measured(brightness=-3.0)})
+    assert [cause.scope_key for cause in find_causes([finding("m1")], around)] == ["m1"]

@@ -574,3 +574,135 @@ def test_a_device_that_describes_day_long_windows_first_does_not_silence_its_mod
     fleet.now += int(3.0 * MAX_SETTLING_WINDOW_S * 1000)
     fleet.step(stuck={1: "brightness"})
     assert [one["scope_key"] for one in fleet.incidents()] == ["m1"]
+
+
+def plain(count: int = 16) -> list[dict[str, str]]:
+    """Attributes that have nothing to do with each other."""
+    return [{"camera": "AB"[index % 2], "site": ("north", "south")[index // 2 % 2]} for index in range(count)]
+
+
+def small(index: int, effect: float, **more: object) -> tuple[int, dict[str, object]]:
+    words: dict[str, object] = {
+        "name": f"small-{index}",
+        "streams": (("brightness", 1.0),),
+        "effect": effect,
+        "direction": "up" if effect > 0 else "down",
+    }
+    return index, words | more
+
+
+def test_devices_that_differ_by_nature_open_no_incident_and_a_fault_among_them_does(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain())
+    nature = {index: {"brightness": float(x)} for index, x in enumerate(np.linspace(-0.5, 0.5, 16))}
+    for _ in range(6):
+        fleet.step(nature)
+    far = [small(0, -0.5, onset_ms=NOW), small(15, 0.5, onset_ms=NOW)]
+    fleet.step(nature, far)
+    for _ in range(5):
+        fleet.step(nature)
+    assert fleet.incidents("open", "resolved", "absorbed") == []
+    broken = nature | {7: {"brightness": 4.0}}
+    fleet.step(broken, [small(7, 4.0)])
+    for _ in range(5):
+        fleet.step(broken)
+    (incident,) = fleet.incidents("open", "resolved", "absorbed")
+    assert (incident["scope"], incident["scope_key"]) == ("device", "m7")
+
+
+def test_a_device_that_moves_within_the_fleets_spread_has_moved_against_its_own_past(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain())
+    nature = {index: {"brightness": float(x)} for index, x in enumerate(np.linspace(-2.0, 2.0, 16))}
+    for _ in range(8):
+        fleet.step(nature)
+    moved = nature | {3: {"brightness": 0.8}}
+    onset = fleet.now
+    fleet.step(moved, [small(3, 0.8, onset_ms=onset)])
+    for _ in range(6):
+        fleet.step(moved)
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["scope_key"]) == ("device", "m3")
+
+
+def test_devices_that_drift_together_without_an_attribute_are_one_group(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(24))
+    fleet.step()
+    group = (0, 5, 10, 15)
+    fleet.step(dimmed(*group), [dark(index) for index in group])
+    for _ in range(5):
+        fleet.step(dimmed(*group))
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["affected"], incident["members"]) == ("group", 4, 4)
+    assert fleet.affected(incident["incident"]) == {f"m{index}" for index in group}
+    assert "4 devices that no attribute tells apart" in incident["title"]
+    assert incident["card"]["rest"]["drifts"] is False
+    fleet.step(dimmed(*group, 20), [dark(20)])
+    for _ in range(4):
+        fleet.step(dimmed(*group, 20))
+    (incident,) = fleet.incidents()
+    assert (incident["affected"], incident["members"]) == (5, 5)
+    for index in (*group, 20):
+        fleet.step({}, [cleared(index)])
+    for _ in range(3):
+        fleet.step()
+    assert fleet.incidents() == []
+    assert len(fleet.incidents("resolved")) == 1
+
+
+def test_devices_that_send_what_they_do_not_report_are_named_as_suspicious(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(30))
+    for _ in range(3):
+        fleet.step()
+    lies = {3: {"brightness": 4.0}, 14: {"sharpness": -4.0}, 25: {"contrast": 4.0, "confidence": -3.0}}
+    for _ in range(8):
+        fleet.step(lies)
+    (incident,) = fleet.incidents("open", "resolved", "absorbed")
+    assert (incident["kind"], incident["scope"], incident["affected"]) == ("poisoning", "group", 3)
+    assert fleet.affected(incident["incident"]) == {"m3", "m14", "m25"}
+    assert "contradict" in incident["title"]
+    for _ in range(60):
+        fleet.step()
+    assert fleet.incidents() == []
+
+
+def test_a_cohort_that_goes_on_drifting_without_its_pair_is_named_by_one_attribute(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(48), bucket_s=20)
+    shifts = {index: {"brightness": 0.35} for index in range(0, 48, 2)}
+    for _ in range(2):
+        fleet.step()
+    for _ in range(30):
+        fleet.step(shifts)
+        if fleet.incidents():
+            break
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["scope_key"]) == ("cohort", "camera=A")
+    assert incident["card"]["rest"]["drifts"] is False
+    assert incident["card"]["rest"]["devices"] == 24
+    assert incident["card"]["coverage"]["devices"] == 24
+
+
+def test_drift_of_a_pair_of_attributes_is_not_told_of_either_alone(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(48), bucket_s=20)
+    pair = [index for index in range(48) if index % 2 == 0 and index // 2 % 2 == 1]
+    shifts = {index: {"brightness": 0.5} for index in pair}
+    for _ in range(2):
+        fleet.step()
+    for _ in range(30):
+        fleet.step(shifts)
+        if fleet.incidents():
+            break
+    (incident,) = fleet.incidents()
+    assert (incident["scope"], incident["scope_key"]) == ("cohort", "camera=A & site=south")
+    assert incident["attributes"] == [["camera", "A"], ["site", "south"]]
+    assert incident["affected"] <= incident["members"] == 12
