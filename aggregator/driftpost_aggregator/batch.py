@@ -8,7 +8,6 @@ all devices share is locked at the very end.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
@@ -118,9 +117,9 @@ class Batch:
         self._bodies: list[Body | MalformedMessage] = []
         self._sketches: dict[int, ReadSketch] = {}
         self._refused: list[tuple[Place, str]] = []  # before anything was looked at
-        self._states: list[Incoming] = []
+        self._states: list[presence.Told] = []
         self._growth: dict[str, Growth] = {}
-        self._unborn: set[str] = set()
+        self._unborn: frozenset[str] = frozenset()
         self._answers: dict[tuple[str, int], _Answer] = {}
         self._seen: dict[tuple[str, int], Seen] = {}
         self._changed: set[tuple[str, int]] = set()
@@ -134,10 +133,7 @@ class Batch:
     def add(self, incoming: Incoming, refuse: str | None = None) -> None:
         """Decode a message's outside; with `refuse`, everything in it goes to quarantine for that reason."""
         if incoming.topic.endswith("/state"):
-            if refuse is None:
-                self._states.append(incoming)
-            else:
-                self._set_aside(incoming, "state", refuse)
+            self._presence(incoming, refuse)
             return
         try:
             envelope = check_envelope(incoming.topic, incoming.payload, self._fleet)
@@ -170,9 +166,11 @@ class Batch:
             locks.hold(connection, locks.INGEST)
         else:
             locks.share(connection, locks.INGEST)
-        self._unborn = device_rows.lock(connection, self._growth, self._born())
-        for incoming in self._states:
-            self._presence(incoming)
+        seen_ms = {told.device: told.received_ms for told in reversed(self._states)}
+        seen_ms |= {device: growth.last_seen_ms for device, growth in self._growth.items()}
+        locked = device_rows.lock(connection, seen_ms)
+        self._unborn = locked.unborn - {told.device for told in self._states}
+        presence.take(connection, self._states, locked.made)
         self._load_seen()
         for place, reason in self._refused:
             self._refuse(place, reason)
@@ -197,23 +195,16 @@ class Batch:
         growth.last_seen_ms = max(growth.last_seen_ms, received_ms)
         return growth
 
-    def _born(self) -> list[str]:
-        """Devices of whose presence the batch tells."""
-        names = []
-        for incoming in self._states:
-            with suppress(MalformedMessage):
-                names.append(topics.parse(incoming.topic).device)
-        return names
-
-    def _presence(self, incoming: Incoming) -> None:
+    def _presence(self, incoming: Incoming, refuse: str | None) -> None:
         try:
-            presence.take(
-                self._connection, incoming.topic, incoming.payload, self._fleet, incoming.received_ms
-            )
+            if refuse is not None:
+                raise MessageRejected(refuse)
+            told = presence.read(incoming.topic, incoming.payload, self._fleet, incoming.received_ms)
         except MessageRejected as error:
             self._set_aside(incoming, "state", error.reason)
         else:
-            self._unborn.discard(topics.parse(incoming.topic).device)
+            if told is not None:
+                self._states.append(told)
 
     def _load_seen(self) -> None:
         keys = sorted({place.key for place in self._items})

@@ -60,7 +60,20 @@ class Growth:
     evidence: float | None = None
 
 
-def lock(connection: Connection, grown: Mapping[str, Growth], others: Iterable[str]) -> set[str]:
+@dataclass(frozen=True)
+class Locked:
+    """Devices whose rows are held.
+
+    Attributes:
+        made: whose rows did not exist before.
+        unborn: which never told anything about themselves.
+    """
+
+    made: frozenset[str]
+    unborn: frozenset[str]
+
+
+def lock(connection: Connection, seen_ms: Mapping[str, int]) -> Locked:
     """Lock the rows of devices, in the order of their names, and make those that are missing.
 
     Everything that is kept by device (its sequence numbers, windows, rollups, findings, ledgers) is changed
@@ -68,34 +81,24 @@ def lock(connection: Connection, grown: Mapping[str, Growth], others: Iterable[s
 
     Args:
         connection: in a write transaction that holds no row yet.
-        grown: devices that sent something, and what.
-        others: names of which no row is made, but one that is there is locked.
-
-    Returns:
-        Those that were never born, as far as we know: they send, but told nothing about themselves.
+        seen_ms: when each was last heard of, Unix ms.
     """
-    names = sorted({*grown, *others})
     read = (devices.c.device, devices.c.clock_good)
 
-    def locked(wanted: Iterable[str]) -> dict[str, object]:
-        keys = [(name,) for name in wanted]
+    def locked(names: Iterable[str]) -> dict[str, object]:
+        keys = [(name,) for name in names]
         rows = bulk.fetch(connection, devices, [devices.c.device], keys, read, lock=True)
         return {row[0]: row[1] for row in rows}
 
+    names = sorted(seen_ms)
     found = locked(names)
-    missing = [name for name in names if name in grown and name not in found]
+    missing = [name for name in names if name not in found]
     if missing:
-        bulk.insert_missing(
-            connection,
-            devices,
-            _NEW_COLUMNS,
-            [
-                (name, False, grown[name].last_seen_ms, grown[name].last_seen_ms, 0, 0, 0, 0)
-                for name in missing
-            ],
-        )
+        rows = [(name, False, seen_ms[name], seen_ms[name], 0, 0, 0, 0) for name in missing]
+        bulk.insert_missing(connection, devices, _NEW_COLUMNS, rows)
         found |= locked(missing)
-    return {name for name in grown if found.get(name) is None}
+    unborn = frozenset(name for name, clock_good in found.items() if clock_good is None)
+    return Locked(frozenset(missing), unborn)
 
 
 def grow(connection: Connection, grown: Mapping[str, Growth]) -> None:

@@ -215,7 +215,8 @@ class Connection:
             self._client.loop_read()
             # paho reads a packet a call; what waits behind it needs no round of its own.
             for _ in range(_PACKETS - 1):
-                if not reading or self._client.socket() is not sock or not _readable(sock):
+                sock = self._client.socket()
+                if sock is None or not reading or not _readable(sock.fileno()):
                     break
                 self._client.loop_read()
         if readable & select.POLLOUT and self._client.socket() is not None:
@@ -352,12 +353,10 @@ class Connection:
         self._events.append(Received(topic, bytes(message.payload), message.retain, message.mid, message.qos))
 
 
-def _readable(sock: socket.socket) -> bool:
+def _readable(descriptor: int) -> bool:
     """Whether something can be read at once."""
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return True
     poller = select.poll()
-    poller.register(sock, select.POLLIN)
+    poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(0))
 
 

@@ -39,8 +39,8 @@ SESSION_EXPIRY_S = 600
 # Restarting within this time is not announced to every device of the fleet, s.
 WILL_DELAY_S = 5
 # Messages taken from the broker and not done; times 64 KiB it bounds memory at 64 MiB.
-# More of them are not read: a broker holds to the receive maximum of version 5 only roughly, and version 3.1.1
-# has none.
+# More of them are not read: a broker holds to the receive maximum of version 5 only roughly, and version
+# 3.1.1 has none.
 MAX_QUEUED = 1_024
 # One round reads several; what comes beyond this is left to be sent again.
 _HARD_LIMIT = 2 * MAX_QUEUED
@@ -85,7 +85,7 @@ class HostLinkStatus:
         connects: connections that were accepted.
         queued: messages here that are not done.
         received, received_bytes: messages taken from the broker.
-        overflowed: messages left to be sent again because the queue was full (never, but for a flood in one round).
+        overflowed: messages left to be sent again because the queue was full (by a flood in one round).
         answers, answers_dropped: messages to devices, and those that found no room.
         round_mono: monotonic ms of the loop's last round, for the watchdog.
     """

@@ -138,6 +138,23 @@ def update(
         connection.exec_driver_sql(statement, tuple(_arrays(columns, part)))
 
 
+def delete(
+    connection: Connection, table: Table, keys: Sequence[Column[Any]], wanted: Sequence[Values]
+) -> None:
+    """Remove the rows whose key columns hold one of many values."""
+    if not wanted:
+        return
+    if connection.dialect.name == "sqlite":
+        where = " AND ".join(f"{_quoted(column)} = ?" for column in keys)
+        _execute_many(connection, f"DELETE FROM {table.name} WHERE {where}", wanted)
+        return
+    on = " AND ".join(f"t.{_quoted(column)} = k.{_quoted(column)}" for column in keys)
+    statement = f"DELETE FROM {table.name} AS t USING {_unnested(keys)} WHERE {on}"
+    for begin in range(0, len(wanted), ROWS_PER_STATEMENT):
+        part = wanted[begin : begin + ROWS_PER_STATEMENT]
+        connection.exec_driver_sql(statement, tuple(_arrays(keys, part)))
+
+
 def _insert_conflicting(
     connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Values], conflict: str
 ) -> None:
