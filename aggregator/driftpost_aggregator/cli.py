@@ -41,7 +41,7 @@ from driftpost_sync.systemd import Notifier
 
 # Standard Webhooks: 24 to 64 bytes.
 _SECRET_BYTES = 32
-_CONFIG = click.option(
+CONFIG = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("aggregator.toml"),
@@ -51,7 +51,7 @@ _CONFIG = click.option(
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Refusals of ours end the command with their own words, without a traceback."""
     try:
         yield
@@ -62,9 +62,9 @@ def _explained() -> Iterator[None]:
 
 
 @contextmanager
-def _database(config: Path, *, migrated: bool = True) -> Iterator[tuple[Settings, Engine]]:
+def database(config: Path, *, migrated: bool = True) -> Iterator[tuple[Settings, Engine]]:
     """The configured database; with `migrated`, one that has a schema already."""
-    with _explained():
+    with explained():
         settings = load(config)
         engine = open_engine(database_url(settings))
         try:
@@ -81,7 +81,7 @@ def aggregator() -> None:
 
 
 @aggregator.command()
-@_CONFIG
+@CONFIG
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
 )
@@ -96,12 +96,12 @@ def run(config: Path, log_level: str) -> None:
     exit_event = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: exit_event.set())
-    with _explained():
+    with explained():
         Aggregator(load(config), exit_event).run(Notifier())
 
 
 @aggregator.command()
-@_CONFIG
+@CONFIG
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
 )
@@ -117,7 +117,7 @@ def worker(config: Path, log_level: str) -> None:
     exit_event = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: exit_event.set())
-    with _explained():
+    with explained():
         Worker(load(config), exit_event).run(Notifier())
 
 
@@ -132,10 +132,10 @@ def init(path: Path) -> None:
 
 
 @aggregator.command()
-@_CONFIG
+@CONFIG
 def migrate(config: Path) -> None:
     """Bring the database to this version's schema (`run` does it too)."""
-    with _database(config, migrated=False) as (_, engine):
+    with database(config, migrated=False) as (_, engine):
         applied = migrate_database(engine)
         click.echo("applied " + ", ".join(applied) if applied else f"already at {schema_version(engine)}")
 
@@ -155,10 +155,10 @@ def secret(path: Path) -> None:
 
 
 @aggregator.command()
-@_CONFIG
+@CONFIG
 def status(config: Path) -> None:
     """What the database says about the fleet, in a few lines."""
-    with _database(config) as (settings, engine):
+    with database(config) as (settings, engine):
         version = schema_version(engine)
         with reading(engine) as connection:
             online, total, windows, rows = connection.execute(
@@ -203,10 +203,10 @@ def bundles() -> None:
 
 
 @bundles.command("list")
-@_CONFIG
+@CONFIG
 def list_bundles(config: Path) -> None:
     """Known bundles, newest first."""
-    with _database(config) as (_, engine), reading(engine) as connection:
+    with database(config) as (_, engine), reading(engine) as connection:
         rows = connection.execute(select(bundles_table).order_by(bundles_table.c.added_ms.desc())).all()
     for row in rows:
         source = "from its file" if row.source == OWNER else f"described by {row.source}"
@@ -218,7 +218,7 @@ def list_bundles(config: Path) -> None:
 
 
 @bundles.command("add")
-@_CONFIG
+@CONFIG
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def add_bundle(config: Path, file: Path) -> None:
     """Register a bundle from its file; its word counts more than a device's."""
@@ -226,7 +226,7 @@ def add_bundle(config: Path, file: Path) -> None:
     from driftpost_models.bundle import Bundle, describe  # noqa: PLC0415
     from driftpost_models.errors import ModelError  # noqa: PLC0415
 
-    with _database(config, migrated=False) as (settings, engine):
+    with database(config, migrated=False) as (settings, engine):
         try:
             body = from_plain(describe(Bundle.open(file, None)))
         except ModelError as error:
@@ -252,9 +252,9 @@ def audit() -> None:
 
 
 @audit.command()
-@_CONFIG
+@CONFIG
 def verify(config: Path) -> None:
     """Walk the whole chain; exit status 1 if any row was changed, removed or inserted."""
-    with _database(config) as (_, engine), reading(engine) as connection:
+    with database(config) as (_, engine), reading(engine) as connection:
         chain = audit_log.verify(connection)
     click.echo(f"{chain.rows} rows, unbroken; head {chain.head}")

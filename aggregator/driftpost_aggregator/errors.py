@@ -10,6 +10,7 @@ AggregatorError
  +-- NotPossible            the change asked for does not follow from the present state
  +-- TargetRefused          a webhook target that must not be called
  +-- LabelsUnreadable       a push of labels is not of its format, or too large
+ +-- PushFailed             labels could not be pushed from here
  +-- AuditBroken            the audit log's chain does not hold
 """
 
@@ -118,6 +119,10 @@ class LabelsUnreadable(AggregatorError):
     def __init__(self, problem: str) -> None:
         super().__init__(f"the push {problem}; see docs/labels.md for what is taken")
         self.problem = problem
+
+
+class PushFailed(AggregatorError):
+    """Labels could not be pushed; what was queued before it stays queued."""
 
 
 class AuditBroken(AggregatorError):

@@ -161,6 +161,28 @@ def resolve(engine: Engine, incident: str, *, actor: str, now_ms: int, text: str
         )
 
 
+def reopen(engine: Engine, incident: str, *, actor: str, now_ms: int, text: str = "") -> None:
+    """A person takes a resolution back; if nothing of it stands any more, the evidence resolves it again.
+
+    Raises:
+        UnknownIncident: there is none of that id.
+        NotPossible: it is not resolved.
+    """
+    with writing(engine) as connection:
+        row = locked(connection, incident)
+        if row["state"] != "resolved":
+            raise NotPossible(f"incident {incident}", row["state"], "reopened")
+        change(
+            connection,
+            incident,
+            {"state": "open", "resolved_ms": None, "reopened": row["reopened"] + 1},
+            "reopened",
+            actor=actor,
+            at_ms=now_ms,
+            text=text[:MAX_NOTE_CHARS] or f"reopened by {actor}",
+        )
+
+
 def note(engine: Engine, incident: str, *, text: str, actor: str, now_ms: int) -> None:
     """Add a person's remark.
 

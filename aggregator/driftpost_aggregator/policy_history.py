@@ -1,4 +1,4 @@
-"""What the retrain policy looks at, over time: written down when it changes, so that policies can be replayed."""
+"""What the retrain policy looks at, over time: written down when it changes, so that policies can be tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which incidents ask for retraining, and in which order. Pure: the same rules judge now and replay the past."""
+"""Which incidents ask for retraining, and in which order. Pure: the same rules judge now and the past."""
 
 from __future__ import annotations
 

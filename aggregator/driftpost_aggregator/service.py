@@ -11,11 +11,16 @@ import uuid
 
 from sqlalchemy import Engine
 
+from driftpost_aggregator.alerts.channels import channels
+from driftpost_aggregator.alerts.telling import Telling, tell
 from driftpost_aggregator.delivery.due import deliver_due
 from driftpost_aggregator.delivery.targets import targets
+from driftpost_aggregator.escalation import escalate_overdue
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.intake import Intake
+from driftpost_aggregator.labels.forwarding import forward_due
 from driftpost_aggregator.loop import Loop
+from driftpost_aggregator.policy_history import Losses
 from driftpost_aggregator.retrain import request_retraining
 from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget
 from driftpost_aggregator.store.database import migrate, open_engine
@@ -36,6 +41,10 @@ log = logging.getLogger(__name__)
 STALLED_S = 120.0
 # Between looks at what is due for delivery, seconds.
 DELIVERY_S = 1.0
+# Between looks at labels that wait for their devices, seconds.
+LABELS_S = 2.0
+# Between looks at changes that people are told of, seconds.
+ALERTS_S = 2.0
 # For all threads together to end, seconds; systemd's own patience is 90.
 STOP_S = 10.0
 
@@ -56,9 +65,20 @@ class Aggregator:
         self._fleet = settings.text("fleet.name")
         self._policy = RetrainPolicy.from_settings(settings)
         self._targets = targets(settings)
+        self._losses = Losses()
+        self._answer_s = settings.number("retrain.answer_s")
+        self._finish_s = settings.number("retrain.finish_s")
         self._public_url = settings.optional("web.public_url", str)
         self._interval_s = settings.number("triage.interval_s")
         self._random = random.SystemRandom()
+        self._telling = Telling(
+            channels=channels(settings),
+            group_s=settings.number("alerts.group_s"),
+            fleet=self._fleet,
+            public_url=self._public_url,
+            new_id=lambda: f"al-{uuid.uuid4().hex}",
+            jitter=self._random,
+        )
         options = WebOptions.from_settings(settings)
         self.engine: Engine = open_engine(database_url(settings))
         try:
@@ -100,6 +120,8 @@ class Aggregator:
             Loop("ingest", intake.round, exit_event),
             Loop("triage", self._judge, exit_event),
             Loop("delivery", self._deliver, exit_event),
+            Loop("labels", self._forward, exit_event),
+            Loop("alerts", self._tell, exit_event),
         )
 
     def start(self) -> None:
@@ -177,13 +199,27 @@ class Aggregator:
             targets=[target.name for target in self._targets],
             now_ms=wall_ms(),
             new_id=lambda: f"rr-{uuid.uuid4().hex}",
+            losses=self._losses,
         )
+        for request in escalate_overdue(
+            self.engine, answer_s=self._answer_s, finish_s=self._finish_s, now_ms=wall_ms()
+        ):
+            log.warning("request %s needs a person", request)
         return self._interval_s
 
     def _deliver(self) -> float:
         if self._targets:
             for (request, target), answer in deliver_due(
-                self.engine, self._targets, now_ms=wall_ms(), jitter=self._random
+                self.engine, self._targets, now_ms=wall_ms(), jitter=self._random, post=self.link.post
             ).items():
                 log.info("request %s to %s: %s", request, target, answer.error or answer.status)
         return DELIVERY_S
+
+    def _forward(self) -> float:
+        forward_due(self.engine, self.link.answer, wall_ms())
+        return LABELS_S
+
+    def _tell(self) -> float:
+        for message, answer in tell(self.engine, self._telling, wall_ms()).items():
+            log.info("alert %s: %s", message, answer.error or "sent")
+        return ALERTS_S

@@ -3,6 +3,7 @@
     driftpost/v1/{fleet}/{device}/up        device -> aggregator, QoS 1
     driftpost/v1/{fleet}/{device}/down      aggregator -> device: acknowledgements and commands, QoS 1
     driftpost/v1/{fleet}/{device}/state     retained presence of the device: birth and will, QoS 1
+    driftpost/v1/{fleet}/_aggregator/retrain  retrain requests, where the owner asks for them there, QoS 1
     driftpost/v1/{fleet}/_aggregator/state  retained presence of the aggregator: birth and will, QoS 1
 
 A broker can confine a device to its own branch by user name (`pattern readwrite driftpost/v1/F/%u/#`), which

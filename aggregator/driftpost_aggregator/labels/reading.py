@@ -63,13 +63,16 @@ class Refused:
     reason: str
 
 
-def read_labels(body: bytes, kind: str, *, device: str | None = None) -> list[Given | Refused]:
+def read_labels(
+    body: bytes, kind: str, *, device: str | None = None, most: int = MAX_LABELS
+) -> list[Given | Refused]:
     """Labels, in their order.
 
     Args:
         body: of a request, or a file.
         kind: one of FORMATS.
         device: of lines that name none.
+        most: how many at most.
 
     Raises:
         LabelsUnreadable: it is not of that kind at all, or holds too many.
@@ -88,8 +91,8 @@ def read_labels(body: bytes, kind: str, *, device: str | None = None) -> list[Gi
         raise LabelsUnreadable(f"is {kind or 'of no type'}; send one of {', '.join(FORMATS)}")
     found: list[Given | Refused] = []
     for line, entry in entries:
-        if len(found) >= MAX_LABELS:
-            raise LabelsUnreadable(f"holds more than {MAX_LABELS} labels; send it in parts")
+        if len(found) >= most:
+            raise LabelsUnreadable(f"holds more than {most} labels; send it in parts")
         found.append(entry if isinstance(entry, Refused) else _given(line, entry, device))
     return found
 

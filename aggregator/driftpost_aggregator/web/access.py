@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from driftpost_aggregator.web.answers import problem
 from driftpost_aggregator.web.errors import Forbidden
+from driftpost_aggregator.web.signed import is_signed_report
 
 # A load balancer must be able to ask for health without a secret; the answer tells nothing about the fleet.
 _OPEN_PATHS = frozenset({"/health"})
@@ -61,7 +62,11 @@ class TokenRequired:
         if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        if presents(Headers(scope=scope).get("authorization", ""), self._token):
+        headers = Headers(scope=scope)
+        # A signed report shows no token; its handler checks the signature before anything else.
+        if is_signed_report(scope["method"], scope["path"], headers) or presents(
+            headers.get("authorization", ""), self._token
+        ):
             await self._app(scope, receive, send)
             return
         answer = problem(

@@ -11,7 +11,7 @@ from driftpost_aggregator.errors import NotPossible, UnknownIncident
 from driftpost_aggregator.web.access import MAX_NAME
 from driftpost_aggregator.web.errors import BadParameter, Conflict, NotKnown
 
-ACTIONS = ("acknowledge", "mute", "unmute", "resolve", "note")
+ACTIONS = ("acknowledge", "mute", "unmute", "resolve", "reopen", "note")
 # Choices of the form, hours.
 MUTE_HOURS = (1, 4, 24, 72, 168)
 # Longer silence is a decision for the policy, not for one incident, hours.
@@ -90,7 +90,9 @@ def carry_out(engine: Engine, incident: str, wish: Wish, now_ms: int) -> None:
             incidents.unmute(engine, incident, actor=actor, now_ms=now_ms)
         elif wish.action == "resolve":
             incidents.resolve(engine, incident, actor=actor, now_ms=now_ms, text=note)
-        if note and wish.action != "resolve":
+        elif wish.action == "reopen":
+            incidents.reopen(engine, incident, actor=actor, now_ms=now_ms, text=note)
+        if note and wish.action not in ("resolve", "reopen"):
             incidents.note(engine, incident, text=note, actor=actor, now_ms=now_ms)
     except UnknownIncident as error:
         raise NotKnown(str(error), "find it at /incidents?state=all") from error

@@ -28,6 +28,7 @@ from driftpost_aggregator.web.pages.devices import filter_of
 from driftpost_aggregator.web.pages.streams import model_of, scope_of, stream_of
 from driftpost_aggregator.web.plain import plain
 from driftpost_aggregator.web.queries import devices, findings, fleet, incidents, quarantine, requests, series
+from driftpost_aggregator.web.signed import check_signed
 from driftpost_aggregator.web.site import site_of
 from driftpost_aggregator.web.stream_table import NOW_BUCKETS
 from driftpost_sketches.drift.effect import effect_of
@@ -69,7 +70,7 @@ def get_fleet(request: Request) -> Response:
             "rows": totals.rows,
             "incidents": {
                 scope: {state: count for (of, state), count in totals.incidents.items() if of == scope}
-                for scope in ("device", "cohort", "fleet")
+                for scope in ("device", "group", "cohort", "fleet")
             },
             "requests": totals.requests,
             "quarantined_last_day": totals.quarantined_day,
@@ -172,14 +173,16 @@ def get_members(request: Request) -> Response:
 
 
 def get_requests(request: Request) -> Response:
-    """`GET /api/v1/requests`: newest first; `state`, `incident`."""
+    """`GET /api/v1/requests`: newest first, or `order=priority`; `state`, `incident`."""
     site = site_of(request)
+    order = parameters.choice(request, "order", requests.ORDERS, "newest")
     with reading(site.engine) as connection:
         return _page(
             requests.list_requests(
                 connection,
                 state=parameters.text(request, "state"),
                 incident=parameters.text(request, "incident"),
+                order=order,
                 limit=parameters.limit(request, _PER_PAGE),
                 cursor=_cursor(request),
             )
@@ -313,6 +316,11 @@ def get_stream(request: Request) -> Response:
     )
 
 
+def _check_json(request: Request) -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise BodyRefused(415, "the body is not JSON", "send it with `Content-Type: application/json`")
+
+
 async def _json_body(request: Request) -> dict[str, object]:
     """The body as a JSON object.
 
@@ -320,10 +328,13 @@ async def _json_body(request: Request) -> dict[str, object]:
         BodyRefused: it is too large, or of another type.
         BadParameter: it is not a JSON object.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise BodyRefused(415, "the body is not JSON", "send it with `Content-Type: application/json`")
+    _check_json(request)
+    return _object(await read_body(request))
+
+
+def _object(raw: bytes) -> dict[str, object]:
     try:
-        body = json.loads(await read_body(request))
+        body = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise BadParameter("body", "is not well-formed JSON", "send one JSON object") from error
     if not isinstance(body, dict):
@@ -351,7 +362,11 @@ def _known(body: dict[str, object], names: tuple[str, ...]) -> None:
 
 async def post_status(request: Request) -> Response:
     """`POST /api/v1/requests/{request}/status`: the pipeline reports state, detail, new_bundle, actor."""
-    body = await _json_body(request)
+    site, name = site_of(request), request.path_params["request"]
+    raw = await read_body(request)
+    check_signed(raw, request.headers, site.options.secret_files, required=site.options.signed_reports)
+    _check_json(request)
+    body = _object(raw)
     _known(body, ("state", "detail", "new_bundle", "actor"))
     state = _text(body, "state", 20)
     if state not in REPORTS:
@@ -363,7 +378,6 @@ async def post_status(request: Request) -> Response:
             "new_bundle", f"comes with done, not with {state}", "report it when the bundle is there"
         )
     actor = _text(body, "actor", MAX_NAME) or person(request) or _PIPELINE
-    site, name = site_of(request), request.path_params["request"]
 
     def report() -> object:
         try:

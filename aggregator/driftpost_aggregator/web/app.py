@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from driftpost_aggregator.store.database import reading
-from driftpost_aggregator.web import api, live, metrics
+from driftpost_aggregator.web import alerts_api, api, labels_api, live, metrics
 from driftpost_aggregator.web.access import SameOrigin, TokenRequired
 from driftpost_aggregator.web.answers import problem
 from driftpost_aggregator.web.assets import assets
@@ -28,7 +28,7 @@ from driftpost_aggregator.web.errors import RequestError
 from driftpost_aggregator.web.headers import SecurityHeaders
 from driftpost_aggregator.web.models import Models
 from driftpost_aggregator.web.options import WebOptions
-from driftpost_aggregator.web.pages import charts, devices, fleet, incidents, lists, streams
+from driftpost_aggregator.web.pages import alerts, charts, devices, fleet, incidents, labels, lists, streams
 from driftpost_aggregator.web.queries.changes import stamps
 from driftpost_aggregator.web.rendering import environment, page
 from driftpost_aggregator.web.site import Site, site_of
@@ -67,6 +67,10 @@ _API = (
     ("requests/{request}", api.get_request, "GET"),
     ("requests/{request}/event", api.get_event, "GET"),
     ("requests/{request}/status", api.post_status, "POST"),
+    ("labels", labels_api.get_labels, "GET"),
+    ("labels", labels_api.post_labels, "POST"),
+    ("labels/{push}", labels_api.get_push, "GET"),
+    ("alerts", alerts_api.get_alerts, "GET"),
     ("quarantine", api.get_quarantine, "GET"),
     ("bundles", api.get_bundles, "GET"),
     ("bundles/{bundle}", api.get_bundle, "GET"),
@@ -84,6 +88,9 @@ ROUTES = [
     Route("/streams", streams.listing),
     Route("/streams/{bundle}/{stream:path}", streams.one),
     Route("/requests", lists.retrain_requests),
+    Route("/requests/{request}", lists.retrain_request),
+    Route("/labels", labels.listing),
+    Route("/alerts", alerts.listing),
     Route("/quarantine", lists.refused),
     Route("/charts/fleet", charts.fleet_map),
     Route("/charts/devices/{device}/evidence", charts.device_evidence),

@@ -10,17 +10,21 @@ from driftpost_aggregator.web.errors import BodyRefused
 MAX_BODY = 64 * 1024
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     """The whole body.
 
+    Args:
+        request: whose.
+        limit: bytes.
+
     Raises:
-        BodyRefused: it is larger than MAX_BODY.
+        BodyRefused: it is larger than `limit`.
     """
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > MAX_BODY:
-            raise BodyRefused(413, f"the body is larger than {MAX_BODY} bytes", "send less")
+        if size > limit:
+            raise BodyRefused(413, f"the body is larger than {limit} bytes", "send less, or in parts")
         parts.append(part)
     return b"".join(parts)

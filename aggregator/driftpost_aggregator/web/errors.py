@@ -7,6 +7,7 @@ RequestError            the request can not be answered as it stands
  +-- BadParameter       a parameter of the address or of the body makes no sense (400)
  +-- BodyRefused        a body that is too large or not what it says (413, 415)
  +-- NotKnown           nothing of that name (404)
+ +-- NotSigned          a report that is not signed as it must be (401)
  +-- Forbidden          a form sent from another site (403)
  +-- Conflict           the change does not follow from the present state (409)
 """
@@ -85,6 +86,12 @@ class NotKnown(RequestError):
     """There is nothing of that name."""
 
     status = 404
+
+
+class NotSigned(RequestError):
+    """A report without the signature that it needs, or with a wrong one."""
+
+    status = 401
 
 
 class Forbidden(RequestError):

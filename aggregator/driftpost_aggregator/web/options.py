@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,6 +41,9 @@ class WebOptions:
         hosts: Names that a request's Host header may carry, or () for any. Without a token a page of another
             site
             could have its own name resolve to this machine and read everything; its requests carry that name.
+        secret_files: Of the retrain targets: the pipeline may sign its reports with any of their secrets.
+        signed_reports: Whether it must.
+        labels_expire_s: How long pushed labels wait for their device, seconds.
     """
 
     fleet: str
@@ -48,6 +51,9 @@ class WebOptions:
     port: int = 8080
     token: str | None = field(default=None, repr=False)
     hosts: tuple[str, ...] = ()
+    secret_files: tuple[Path, ...] = ()
+    signed_reports: bool = False
+    labels_expire_s: float = 604_800.0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> WebOptions:
@@ -56,7 +62,7 @@ class WebOptions:
         Raises:
             UnsafeExposure, TokenUnusable: see `checked`.
         """
-        return cls.checked(
+        checked = cls.checked(
             fleet=settings.text("fleet.name"),
             host=settings.text("web.host"),
             port=settings.integer("web.port"),
@@ -64,6 +70,13 @@ class WebOptions:
             allow_anonymous=settings.flag("web.allow_anonymous"),
             hosts=settings.texts("web.hosts"),
             public_url=settings.optional("web.public_url", str),
+        )
+        files = [entry.optional("secret_file", Path) for entry in settings.tables("retrain.targets")]
+        return replace(
+            checked,
+            secret_files=tuple(path for path in files if path is not None),
+            signed_reports=settings.flag("retrain.signed_reports"),
+            labels_expire_s=settings.number("labels.expire_s"),
         )
 
     @classmethod

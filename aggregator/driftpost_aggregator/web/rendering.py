@@ -24,6 +24,8 @@ _NAVIGATION = (
     ("/devices", "Devices"),
     ("/streams", "Streams"),
     ("/requests", "Retrain requests"),
+    ("/labels", "Labels"),
+    ("/alerts", "Alerts"),
     ("/quarantine", "Quarantine"),
 )
 

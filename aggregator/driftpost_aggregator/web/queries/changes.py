@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.queries.standing import STANDING_STATES
 
-TOPICS = ("devices", "windows", "findings", "incidents", "requests", "quarantine")
+TOPICS = ("devices", "windows", "findings", "incidents", "requests", "labels", "alerts", "quarantine")
 
 
 def stamps(connection: Connection) -> dict[str, object]:
@@ -20,6 +20,12 @@ def stamps(connection: Connection) -> dict[str, object]:
         "quarantine": select(func.max(tables.quarantine.c.id)),
         "events": select(func.max(tables.incident_events.c.id)),
         "requests": select(func.max(tables.retrain_requests.c.updated_ms)),
+        "pushes": select(func.max(tables.label_pushes.c.at_ms)),
+        "waiting": select(func.count()).where(tables.label_batches.c.state == "waiting"),
+        "messages": select(func.max(tables.alert_messages.c.created_ms)),
+        "unsent": select(func.count()).where(tables.alert_messages.c.state == "pending"),
+        "sent": select(func.max(tables.alert_channels.c.last_sent_ms)),
+        "failing": select(func.max(tables.alert_channels.c.failing_since_ms)),
         "deliveries": select(func.max(tables.deliveries.c.last_attempt_ms)),
     }
     found: dict[str, object] = {name: connection.scalar(query) for name, query in newest.items()}
@@ -33,5 +39,7 @@ def stamps(connection: Connection) -> dict[str, object]:
         "findings": found["findings"],
         "incidents": (found["events"], updated),
         "requests": (found["requests"], found["deliveries"]),
+        "labels": (found["pushes"], found["waiting"]),
+        "alerts": tuple(found[name] for name in ("messages", "unsent", "sent", "failing")),
         "quarantine": found["quarantine"],
     }

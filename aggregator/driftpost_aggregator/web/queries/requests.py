@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Row, select, tuple_
 
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.cursor import Page, decode, encode
+from driftpost_aggregator.web.errors import BadParameter
 
+ORDERS = ("newest", "priority")
 STATES = ("created", "delivered", "undeliverable", "accepted", "running", "done", "failed")
 
 _request = tables.retrain_requests.c
@@ -48,6 +50,13 @@ class RetrainRequest:
     delivered_ms: int | None
     new_bundle: str | None
     detail: str
+    devices: int
+    gain: float
+    gain_source: str
+    cost: float
+    priority: float
+    reuse: dict[str, Any] | None
+    escalated_ms: int | None
     title: str
     deliveries: list[Delivery] = field(default_factory=list)
 
@@ -82,14 +91,21 @@ def _with_deliveries(connection: Connection, rows: Sequence[Row[Any]]) -> list[R
 
 
 def list_requests(
-    connection: Connection, *, state: str = "", incident: str = "", limit: int, cursor: str | None = None
+    connection: Connection,
+    *,
+    state: str = "",
+    incident: str = "",
+    order: str = "newest",
+    limit: int,
+    cursor: str | None = None,
 ) -> Page[RetrainRequest]:
-    """Retrain requests, newest first.
+    """Retrain requests, newest or worthiest first.
 
     Raises:
         BadParameter: the cursor is none of ours.
     """
-    key = (_request.created_ms, _request.request)
+    worth = order == "priority"
+    key = (_request.priority if worth else _request.created_ms, _request.request)
     query = (
         select(*_COLUMNS).select_from(_SOURCE).order_by(*(column.desc() for column in key)).limit(limit + 1)
     )
@@ -98,10 +114,22 @@ def list_requests(
     if incident:
         query = query.where(_request.incident == incident)
     if cursor:
-        query = query.where(tuple_(*key) < tuple_(*decode(cursor, int, str)))
+        # Floats travel as text: JSON would turn 1.0 into a whole number.
+        first, name = decode(cursor, str, str) if worth else decode(cursor, int, str)
+        query = query.where(tuple_(*key) < tuple_(_number(first) if worth else first, name))
     rows = list(connection.execute(query))
     found = _with_deliveries(connection, rows[:limit])
-    return Page(found, encode(found[-1].created_ms, found[-1].request) if len(rows) > limit else None)
+    if len(rows) <= limit:
+        return Page(found, None)
+    last = found[-1]
+    return Page(found, encode(repr(last.priority) if worth else last.created_ms, last.request))
+
+
+def _number(text: str | int) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BadParameter("cursor", "is not one of ours", "take it unchanged from `next`") from error
 
 
 def request_named(connection: Connection, request: str) -> RetrainRequest | None:
