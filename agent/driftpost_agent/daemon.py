@@ -1,8 +1,9 @@
 """The agent's process: one supervisor that owns every thread, starts them in order and stops them in time.
 
 Threads: `driftpost-server` accepts requests, `driftpost-recorder` closes windows, `driftpost-link` talks to
-the broker, `driftpost-watchdog` tells systemd that all of them turn. The main thread supervises: it follows
-the pointer to the active bundle, sends ledgers and keeps the store small.
+the broker, `driftpost-folder` and `driftpost-topics` take inputs where they are configured, and
+`driftpost-watchdog` tells systemd that all of them turn. The main thread supervises: it follows the pointer
+to the active bundle, watches the budgets and the board, sends ledgers and keeps the store small.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
 from driftpost_agent.label_checks import Label, LabelChecks
 from driftpost_agent.ledger_schedule import LedgerSchedule
 from driftpost_agent.loading import loader, trusted_keys
+from driftpost_agent.local_mqtt import LocalTopics, TopicRules
 from driftpost_agent.meter import Meter
 from driftpost_agent.model_watch import ModelWatch
 from driftpost_agent.private_windows import PrivacyPolicy
@@ -53,10 +55,11 @@ from driftpost_agent.store import Store
 from driftpost_agent.store_file import unusable
 from driftpost_agent.uplink import Uplink
 from driftpost_agent.verdict import GuardedResult
+from driftpost_agent.watched_folder import FolderRules, WatchedFolder
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ConfigError, ModelError
 from driftpost_models.policy import Policy
-from driftpost_models.runtime import Runtime
+from driftpost_models.runtime import Runtime, TensorSpec
 from driftpost_sync.clock import Clock
 from driftpost_sync.errors import MalformedMessage, SyncError
 from driftpost_sync.messages import DescribeBody
@@ -148,6 +151,12 @@ class Daemon:
             "recorder", LOOP_LIMIT_S + settings.number("windows.flush_seconds"), monotonic
         )
         self._threads: list[threading.Thread] = []
+        # A file of many rows takes its time: the limit is the server's for a request.
+        slow_s = LOOP_LIMIT_S + 3 * settings.number("model.deadline_seconds")
+        self._input_beats = {name: Heartbeat(name, slow_s, monotonic) for name in ("folder", "local broker")}
+        self._folder: WatchedFolder | None = None
+        self._topics: LocalTopics | None = None
+        self._topic_rules = TopicRules.from_settings(settings, f"{self._identity.client_id}-inputs")
         self._ledgers = LedgerSchedule(settings.number("sync.ledger_seconds"), monotonic())
         self._prune_due = monotonic()
         self._board = BoardLog(clock.mono_ms())
@@ -211,6 +220,7 @@ class Daemon:
             "link": status.link_facts(uplink.status() if uplink else None, uplink.address if uplink else ""),
             "store": status.store_facts(self._store, self._store_problem()),
             "process": status.process_facts(footprint(pid)),
+            "inputs": self._inputs(),
             "budgets": self._budgets.facts(),
             "board": self._board.facts(),
             "clock": {"mono_ms": self._clock.mono_ms(), "wall_good": self._clock.wall_ms() is not None},
@@ -281,10 +291,51 @@ class Daemon:
         self._findings.settle()
         self._server = self._open_server()
         self._spawn("driftpost-server", self._server.serve_forever)
+        self._open_inputs()
         if self._uplink is not None:
             self._uplink.start()
         if self._notifier.watchdog_interval_s is not None:
             self._spawn("driftpost-watchdog", self._feed_watchdog)
+
+    def _open_inputs(self) -> None:
+        """Start the ways in beside the server."""
+        settings = self._settings
+        path = settings.optional("folder.path", Path)
+        if path is not None:
+            rules = FolderRules(
+                path=path,
+                poll_s=settings.number("folder.poll_seconds"),
+                settle_s=settings.number("folder.settle_seconds"),
+                max_bytes=round(settings.number("folder.max_file_mb") * 2**20),
+                keep_bytes=round(settings.number("folder.keep_mb") * 2**20),
+                answers=settings.flag("folder.answers"),
+            )
+            self._folder = folder = WatchedFolder(
+                rules,
+                specs=self._specs,
+                infer=self.infer,
+                monotonic=self._monotonic,
+                progress=self._input_beats["folder"].beat,
+            )
+            self._spawn("driftpost-folder", lambda: folder.run(self._exit))
+        if self._topic_rules is not None:
+            self._topics = topics = LocalTopics(
+                self._topic_rules,
+                model=lambda: self._specs()[1:],
+                infer=self.infer,
+                progress=self._input_beats["local broker"].beat,
+            )
+            self._spawn("driftpost-topics", lambda: topics.run(self._exit))
+
+    def _specs(self) -> tuple[tuple[TensorSpec, ...], str, str]:
+        """The served model's inputs, name and version."""
+        bundle, runtime = self._now_serving().bundle, self._now_serving().guard.runtime
+        return runtime.inputs, bundle.name, bundle.version
+
+    def _inputs(self) -> dict[str, Any]:
+        """The ways in beside the server, for the status document."""
+        ways = {"folder": self._folder, "local_mqtt": self._topics}
+        return {name: way.facts() for name, way in ways.items() if way is not None}
 
     def _open_server(self) -> InferenceServer:
         settings = self._settings
@@ -600,7 +651,12 @@ class Daemon:
     def _stalled(self) -> tuple[str, ...]:
         if self._server is None:
             return ()
-        found = list(stalled((self._server_beat, self._recorder_beat)))
+        beats = [self._server_beat, self._recorder_beat]
+        if self._folder is not None:
+            beats.append(self._input_beats["folder"])
+        if self._topics is not None:
+            beats.append(self._input_beats["local broker"])
+        found = list(stalled(beats))
         # A call can wait its turn behind others; far beyond the model's deadline nothing moves any more.
         if self._server.oldest_request_s() > LOOP_LIMIT_S + 3 * self._settings.number(
             "model.deadline_seconds"

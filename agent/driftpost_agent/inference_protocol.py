@@ -83,6 +83,19 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
         raise RequestRefused(f"tensors of type {dtype.name} can't be sent over this protocol", 500) from None
 
 
+def dtype_of(name: str, datatype: object) -> np.dtype[Any]:
+    """The numpy dtype, little-endian, of what an input `name` says it is.
+
+    Raises:
+        RequestRefused: the protocol has no such type.
+    """
+    if not isinstance(datatype, str) or datatype not in _DTYPES:
+        raise RequestRefused(
+            f"input {name!r} has datatype {datatype!r}; this server takes {', '.join(_DTYPES)}"
+        )
+    return _DTYPES[datatype]
+
+
 def wire_shape(shape: Sequence[int | None]) -> list[int]:
     """A model's shape as the protocol writes it: -1 for a variable dimension."""
     return [-1 if size is None else size for size in shape]
@@ -250,11 +263,7 @@ def _shape(name: str, entry: Mapping[str, object]) -> tuple[int, ...]:
 
 def _tensor(name: str, entry: Mapping[str, object], body: bytes, position: int) -> tuple[NDArray[Any], int]:
     datatype = entry.get("datatype")
-    if not isinstance(datatype, str) or datatype not in _DTYPES:
-        raise RequestRefused(
-            f"input {name!r} has datatype {datatype!r}; this server takes {', '.join(_DTYPES)}"
-        )
-    dtype = _DTYPES[datatype]
+    dtype = dtype_of(name, datatype)
     shape = _shape(name, entry)
     count = math.prod(shape)
     parameters = _object(entry.get("parameters", {}), f"the parameters of input {name!r}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from driftpost_agent.board_settings import BOARD_SETTINGS
 from driftpost_agent.budget_settings import BUDGET_SETTINGS
+from driftpost_agent.input_settings import INPUT_SETTINGS
 from driftpost_models.providers import PREFERRED, PROVIDERS
 from driftpost_sync.mqtt_settings import MQTT_SETTINGS
 from driftpost_sync.settings import REQUIRED, Setting, SettingsTable
@@ -108,6 +109,7 @@ TABLE = SettingsTable(
             minimum=1,
             maximum=1024,
         ),
+        *INPUT_SETTINGS,
         Setting(
             "store.path",
             Path,

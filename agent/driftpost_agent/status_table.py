@@ -29,6 +29,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield _row("", f"! {reason}")
     yield from _model(document)
     yield from _windows(document)
+    yield from _inputs(document.get("inputs", {}))
     yield from _link(document["link"])
     yield from _findings(document["findings"])
     yield from _site(document["site"])
@@ -78,6 +79,23 @@ def _windows(document: Mapping[str, Any]) -> Iterator[str]:
         yield _row("", f"! {windows['given_up']} were too large to be kept; track fewer streams")
     if windows["lost_rows"]:
         yield _row("", f"{windows['lost_rows']} rows were lost when the agent was killed")
+
+
+def _inputs(inputs: Mapping[str, Any]) -> Iterator[str]:
+    folder, topics = inputs.get("folder"), inputs.get("local_mqtt")
+    if folder:
+        yield _row("folder", f"{folder['path']}: {folder['done']} done, {folder['failed']} failed")
+        if folder["problem"]:
+            yield _row("", f"! {folder['problem']}")
+    if topics:
+        state = "connected" if topics["connected"] else "not connected"
+        yield _row(
+            "topics",
+            f"{topics['topic']} at {topics['broker']}, {state}: {topics['answered']} answered, "
+            f"{topics['refused']} refused",
+        )
+        if topics["problem"]:
+            yield _row("", f"! {topics['problem']}")
 
 
 def _link(link: Mapping[str, Any]) -> Iterator[str]:

@@ -39,7 +39,7 @@ def toml(value: object) -> str:
 class Agent:
     """The command line's agent, its configuration and its answers."""
 
-    def __init__(self, folder: Path, bundle: Path, key: Path, **sections: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, bundle: Path, key: Path, /, **sections: Mapping[str, Any]) -> None:
         self.folder = folder
         self.port = free_port()
         self.config = folder / "agent.toml"
@@ -133,7 +133,7 @@ class Agent:
 
 
 @contextmanager
-def running(folder: Path, bundle: Path, key: Path, **sections: Mapping[str, Any]) -> Iterator[Agent]:
+def running(folder: Path, bundle: Path, key: Path, /, **sections: Mapping[str, Any]) -> Iterator[Agent]:
     """An agent that serves, ended at the latest here."""
     agent = Agent(folder, bundle, key, **sections)
     try:
