@@ -26,6 +26,8 @@ def rollup_of(incident: Incident) -> tuple[str, str] | None:
     Rollups are kept for single attributes, and each bundle has its own: the fleet's rollup of a bundle is the
     cohort of those that run it.
     """
+    if incident.scope == "group":
+        return None
     if incident.scope != "cohort":
         return incident.scope, incident.scope_key
     if len(incident.attributes) != 1:

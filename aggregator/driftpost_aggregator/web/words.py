@@ -191,6 +191,7 @@ _KINDS = {
     "concept": "errors by labels",
     "data_quality": "data quality",
     "model_fault": "model fault",
+    "poisoning": "poisoning suspected",
 }
 
 
@@ -224,4 +225,6 @@ def scope(name: str, attributes: list[list[str]] | tuple[tuple[str, str], ...], 
         return "whole fleet"
     if name == "cohort" and attributes:
         return ", ".join(f"{left} = {right}" for left, right in attributes)
+    if name == "group":
+        return f"devices like {key}"
     return key or name

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from driftpost_aggregator.cause_card import rest_words
 from driftpost_aggregator.performance import Performance
 from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import parameters
@@ -89,6 +90,12 @@ def one(request: Request) -> Response:
         asked = requests.list_requests(connection, incident=name, limit=_REQUESTS).items
         values = {
             "incident": incident,
+            "without": rest_words(incident.card["rest"]) if incident.card.get("rest") else "",
+            "rivals": [
+                " and ".join(f"{key} = {value}" for key, value in pairs)
+                for pairs in incident.card.get("alternatives", [])
+            ],
+            "coverage": incident.card.get("coverage"),
             "model": model,
             "contributions": [
                 (

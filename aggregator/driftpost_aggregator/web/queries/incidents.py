@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, select, tuple_
 
@@ -73,6 +74,7 @@ class Incident:
     risk_ratio_low: float | None
     reopened: int
     absorbed_into: str | None
+    card: dict[str, Any]
 
     @property
     def standing(self) -> bool:
