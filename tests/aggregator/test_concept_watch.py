@@ -50,7 +50,7 @@ def attributes(count: int) -> dict[str, dict[str, str]]:
 
 
 def told(
-    engine: Engine, bundle: PaperBundle, errors: Mapping[str, float], rows: int | Mapping[str, int] = 60
+    engine: Engine, bundle: PaperBundle, errors: Mapping[str, float], rows: int | Mapping[str, int] = 600
 ) -> list[Cause]:
     """Causes after every device has sent its labels; `errors` by device, the reference's where left out."""
     fleet = attributes(24)
@@ -58,7 +58,7 @@ def told(
     ingest = Ingest(engine, fleet=FLEET, bucket_s=60, now_ms=lambda: NOW)
     for name, own in fleet.items():
         device = PaperDevice(name, own)
-        count = rows if isinstance(rows, int) else rows.get(name, 60)
+        count = rows if isinstance(rows, int) else rows.get(name, 600)
         said = rng.integers(0, CLASSES, count)
         wrong = rng.random(count) < errors.get(name, USUAL)
         sketch = LabelSketch.of_classes(CLASSES, said, np.where(wrong, (said + 1) % CLASSES, said))
@@ -94,13 +94,13 @@ def test_worse_answers_everywhere_are_the_fleet_s(engine: Engine, bundle: PaperB
 
 
 def test_better_answers_are_news_too(engine: Engine, bundle: PaperBundle) -> None:
-    (cause,) = told(engine, bundle, {f"m{number}": 0.0 for number in range(24)}, rows=200)
+    (cause,) = told(engine, bundle, {f"m{number}": 0.0 for number in range(24)}, rows=1500)
     assert cause.streams[0].direction == "down"
 
 
 def test_a_few_devices_that_lie_about_their_labels_raise_nothing(engine: Engine, bundle: PaperBundle) -> None:
     liars = {"m0": 1.0, "m3": 1.0}  # of no cohort more than one
-    assert told(engine, bundle, liars, rows=dict.fromkeys(liars, 5000)) == []
+    assert told(engine, bundle, liars, rows=dict.fromkeys(liars, 50_000)) == []
 
 
 def test_a_tenth_is_left_out_and_nobody_counts_more_than_twice_the_usual() -> None:
