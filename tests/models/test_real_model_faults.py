@@ -40,6 +40,9 @@ class Watched:
         live = self.live.copy()
         if change is not None:
             live[CHANGE:] = change(live[CHANGE:])
+        return self.replay_rows(live)
+
+    def replay_rows(self, live: Array) -> Replay:
         np.save(self._folder / "live.npy", live)
         return replay_bundle(
             self.bundle, self._folder / "live.npy", Setup(window_rows=WINDOW, row_seconds=1.0)
@@ -90,19 +93,39 @@ def test_a_dark_picture_is_not_a_wrong_scale(resnet: Watched) -> None:
     assert finding.row == CHANGE + WINDOW - 1
 
 
-def test_strong_jpeg_compression_is_found_within_two_hundred_images(resnet: Watched) -> None:
-    def compressed(rows: Array) -> Array:
-        out = []
-        for row in rows:
-            file = io.BytesIO()
-            Image.fromarray(row.transpose(1, 2, 0).astype(np.uint8)).save(file, "JPEG", quality=10)
-            out.append(np.asarray(Image.open(file), np.float32).transpose(2, 0, 1))
-        return np.stack(out)
+def _compressed(rows: Array, quality: int) -> Array:
+    out = []
+    for row in rows:
+        file = io.BytesIO()
+        Image.fromarray(row.transpose(1, 2, 0).astype(np.uint8)).save(file, "JPEG", quality=quality)
+        out.append(np.asarray(Image.open(file), np.float32).transpose(2, 0, 1))
+    return np.stack(out)
 
-    findings = resnet.replay(compressed).findings
-    assert findings
-    assert findings[0].row < CHANGE + 200
-    assert {name for name, _ in findings[0].streams} & {"sharpness", "entropy", "confidence", "margin"}
+
+@pytest.mark.parametrize(
+    ("quality", "rows", "latest", "named"),
+    [
+        (None, 1_200, 0, set()),
+        (10, 200, 160, {"sharpness", "entropy", "confidence", "margin"}),
+        (25, 1_200, 1_200, {"entropy", "confidence", "margin"}),
+        (50, 500, 500, {"sharpness"}),
+    ],
+)
+def test_pictures_compressed_once_more_are_found_sooner_the_coarser_they_are(
+    resnet: Watched, quality: int | None, rows: int, latest: int, named: set[str]
+) -> None:
+    """All pictures at hand again and again in random order; as they are they stay silent for as long."""
+    rng = np.random.default_rng(1)
+    quiet = resnet.live[rng.permutation(len(resnet.live))[:CHANGE]]
+    changed = resnet.live if quality is None else _compressed(resnet.live, quality)
+    rounds = [changed[rng.permutation(len(changed))] for _ in range(-(-rows // len(changed)))]
+    findings = resnet.replay_rows(np.concatenate([quiet, *rounds])[: CHANGE + rows]).findings
+    if quality is None:
+        assert findings == ()
+        return
+    assert findings[0].kind == "shift"
+    assert findings[0].row < CHANGE + latest
+    assert {name for name, _ in findings[0].streams} & named
 
 
 def test_a_microphone_at_its_limit_is_stuck(speech: Watched) -> None:

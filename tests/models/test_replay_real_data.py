@@ -38,11 +38,12 @@ def _replay(
     *,
     row_seconds: float,
     labels: str | None = None,
+    slices: tuple[str, ...] = (),
 ) -> Replay:
     return replay_table(
         _table(folder / "reference.csv", header, reference),
         _table(folder / "live.csv", header, live),
-        Setup(row_seconds=row_seconds),
+        Setup(row_seconds=row_seconds, slices=slices),
         Wishes(labels=labels),
     )
 
@@ -97,14 +98,34 @@ def test_an_office_in_its_cold_half_year_is_no_finding_and_the_doubt_is_stated(t
     assert any("stay unseen" in note for note in result.notes)
 
 
+def _room(name: str) -> tuple[list[str], list[list[str]]]:
+    header, *rows = _rows(DATA / "occupancy" / f"{name}.txt")
+    return ["id", *header], rows
+
+
 def test_a_room_seen_for_six_days_promises_nothing_it_can_not_keep(tmp_path: Path) -> None:
-    (header, *rows), (_, *live) = (
-        _rows(DATA / "occupancy" / f"{name}.txt") for name in ("datatraining", "datatest2")
-    )
-    result = _replay(tmp_path, ["id", *header], rows, live, row_seconds=MINUTE, labels="Occupancy")
+    (header, rows), (_, live) = _room("datatraining"), _room("datatest2")
+    result = _replay(tmp_path, header, rows, live, row_seconds=MINUTE, labels="Occupancy")
     assert result.findings == ()
     short = [note for note in result.notes if "until then changes below" in note]
     assert {note.partition(":")[0] for note in short} >= {"Temperature", "Humidity", "Light", "CO2"}
+
+
+def test_a_room_by_whether_it_is_occupied_is_found_changed_and_two_controls_are_not(tmp_path: Path) -> None:
+    """With the empty room by itself the air's course of the day no longer hides how calm it has become."""
+    header, rows = _room("datatraining")
+
+    def findings(reference: list[list[str]], live: list[list[str]]) -> list[tuple[str, str, int]]:
+        result = _replay(
+            tmp_path, header, reference, live, row_seconds=MINUTE, labels="Occupancy", slices=("Occupancy",)
+        )
+        return [(f.stream, f.kind, f.row) for f in result.findings]
+
+    assert findings(rows[:5428], rows[5428:]) == []
+    assert findings(rows, _room("datatest")[1]) == []
+    (found,) = findings(rows, _room("datatest2")[1])
+    assert found[:2] == ("HumidityRatio where Occupancy is 0", "scale")
+    assert found[2] < 2_500
 
 
 def _gas(batch: int) -> list[list[str]]:
