@@ -31,7 +31,7 @@ from driftpost_agent.budgets import Actions, Budgets, folder_bytes
 from driftpost_agent.budgets import Reading as BudgetReading
 from driftpost_agent.description import description
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
-from driftpost_agent.footprint import footprint, give_back
+from driftpost_agent.footprint import footprint
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
 from driftpost_agent.label_checks import Label, LabelChecks
@@ -58,6 +58,7 @@ from driftpost_agent.verdict import GuardedResult
 from driftpost_agent.watched_folder import FolderRules, WatchedFolder
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ConfigError, ModelError
+from driftpost_models.giving_back import give_back
 from driftpost_models.policy import Policy
 from driftpost_models.runtime import Runtime, TensorSpec
 from driftpost_sync.clock import Clock

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +50,3 @@ def _written_mb(process: Path) -> float:
         return int(dict(line.split(": ", 1) for line in lines)["write_bytes"]) / 2**20
     except (OSError, ValueError, KeyError):
         return 0.0
-
-
-def give_back() -> None:
-    """Hand memory that was needed only to start back to the system, where the C library can (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -39,6 +39,7 @@ from driftpost_agent.ticker import Ticker
 from driftpost_agent.verdict import OK, GuardedResult, Reason, Status, Verdict, verdict_of
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import BundleUntrusted, InferenceFailed, RuntimeCrashed
+from driftpost_models.giving_back import give_back
 from driftpost_models.policy import Policy
 from driftpost_models.probes.block import as_rows
 from driftpost_models.probes.classification import Classification
@@ -226,7 +227,10 @@ class Guard:
                 f"no key was given to trust {path} by: pass trusted=[...] with the public key of whoever "
                 "built it, or allow_unsigned=True for a trial"
             )
-        return cls(Bundle.open(Path(path), keys or None), store=store, clock=clock)
+        guard = cls(Bundle.open(Path(path), keys or None), store=store, clock=clock)
+        # Reading a bundle and making a session touch much that inferences never do.
+        give_back()
+        return guard
 
     def run(self, inputs: Tensors | NDArray[Any], inference_id: str = "") -> GuardedResult:
         """One guarded call.

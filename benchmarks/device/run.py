@@ -173,11 +173,10 @@ class Benchmark:
 
     def memory(self) -> None:
         """Resident memory and import time, each in a fresh process."""
-        found = {}
-        for way in ("bare", "guard", "agent_in_process", "agent"):
-            place = self.folder / f"footprint-{way}"
+        found = {"bare": _program("bare", self.folder / "tabular35.onnx")}
+        for way in ("guard", "agent_in_process", "agent"):
             found[way] = _program(
-                "footprint", way, self.folder / "tabular35.onnx", self.folder / "tabular35.bundle", place
+                "footprint", way, self.folder / "tabular35.bundle", self.folder / f"footprint-{way}"
             )
         bare = found["bare"]["mb"]
         print("\nMemory of all processes together, the MLP with 35 inputs\n")

@@ -40,6 +40,7 @@ from driftpost_models.frames import (
     unpack_header,
     views,
 )
+from driftpost_models.giving_back import give_back
 from driftpost_models.keeper import STOP_S, Child, Keeper
 from driftpost_models.providers import PREFERRED
 from driftpost_models.runtime import Array, Runtime, TensorSpec, check_inputs, load_model, read_model
@@ -370,6 +371,7 @@ def _serve(sock: socket.socket) -> None:
                     "outputs": [spec.to_dict() for spec in runtime.outputs],
                 }
                 send_frame(sock, msgpack.packb(facts), [], None)
+                give_back()
                 continue
             layout = parse_layout(order.get("t"))
             if len(layouts) < _KEPT_HEADERS:
