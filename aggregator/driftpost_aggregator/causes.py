@@ -78,6 +78,8 @@ FALSE_NAMES = 0.05
 # Devices that drift alike without an attribute in common are a group from this many on, if each began within
 # this time of the one before.
 MIN_GROUP = 3
+# One affected device in so many may have begun earlier for reasons of its own.
+EARLY = 10
 GROUP_GAP_MS = 3_600_000
 
 
@@ -249,8 +251,9 @@ class Cause:
 
     @property
     def onset_ms(self) -> int:
-        """When the first affected device's change began."""
-        return min(part.onset_ms for part in self.affected.values())
+        """When it began: a tenth of the affected devices may have been different before."""
+        onsets = sorted(part.onset_ms for part in self.affected.values())
+        return onsets[len(onsets) // EARLY]
 
     @property
     def first_raised_ms(self) -> int:

@@ -11,6 +11,8 @@ from driftpost_aggregator.causes import Cause, Kind, StreamEvidence
 _NAMED = 2
 # A shift below this many reference sd is not what a person would see first; its spread may be.
 _VISIBLE = 0.05
+# A change of a share below this is none that a person would be told.
+_TOLD = 5e-4
 # Spread below this share of the reference's is standing still, to a person.
 _STILL = 0.1
 
@@ -43,20 +45,27 @@ _TITLE_WORDS = {
 }
 
 
+def _signed(value: float, form: str) -> str:
+    """A number with a true minus sign, as on every page."""
+    return format(value, form).replace("-", "\N{MINUS SIGN}", 1)
+
+
 def stream_words(part: StreamEvidence, detail: str) -> str:
-    """One stream's change: `brightness 3.2 sd lower (-31 level)`."""
+    """One stream's change: `brightness 3.2 sd lower (−31 level)`."""
     if detail == "concept":
         what, _, slice_ = part.stream.partition(":")
         where = f" of answers {slice_!r}" if slice_ else ""
-        return f"{what.replace('_', ' ')}{where} {part.effect_natural:+.1%}"
+        # Of a stream that no finding leads with only the name is known.
+        size = f" {_signed(part.effect_natural, '+.1%')}" if abs(part.effect_natural) >= _TOLD else " changed"
+        return f"{what.replace('_', ' ')}{where}{size}"
     if detail in ("stuck", "frozen", "missing", "dead", "wrong_scale"):
         return f"{part.stream} {_DETAIL_WORDS[detail]}"
     if detail in ("new_category", "category_share"):
-        return f"{part.stream} {_DETAIL_WORDS[detail]} ({part.effect:+.0%} of rows)"
+        return f"{part.stream} {_DETAIL_WORDS[detail]} ({_signed(part.effect, '+.0%')} of rows)"
     ratio = max(part.spread, 1e-9)
     if abs(part.effect) >= max(_VISIBLE, abs(math.log(ratio))):
         side = "higher" if part.effect > 0 else "lower"
-        natural = f" ({part.effect_natural:+.3g} {part.unit})" if part.unit else ""
+        natural = f" ({_signed(part.effect_natural, '+.3g')} {part.unit})" if part.unit else ""
         words = f"{part.stream} {abs(part.effect):.1f} sd {side}{natural}"
     elif ratio < _STILL:
         return f"{part.stream} hardly moves any more"
@@ -74,7 +83,8 @@ def place_words(cause: Cause) -> str:
     if cause.scope == "fleet":
         return "the whole fleet"
     if cause.scope == "group":
-        return f"{len(cause.affected)} devices that no attribute tells apart from the others"
+        named = "" if cause.kind is Kind.POISONING else " without an attribute in common"
+        return f"{len(cause.affected)} devices{named}"
     return f"device {cause.scope_key}" if cause.scope == "device" else cause.scope_key
 
 
@@ -87,11 +97,11 @@ def _changes(cause: Cause, named: int) -> str:
 
 
 def _hanging_together(cause: Cause) -> str:
-    """A joint change: `temperature and pressure hang together differently (correlation -0.6)`."""
+    """A joint change: `temperature and pressure hang together differently (correlation −0.6)`."""
     names = [part.stream for part in cause.streams[:_NAMED]]
     first = ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else f"{names[0]} and others"
     lead = cause.streams[0]
-    size = f" (correlation {lead.effect:+.2f})" if lead.unit == "correlation" else ""
+    size = f" (correlation {_signed(lead.effect, '+.2f')})" if lead.unit == "correlation" else ""
     return f"{first} hang together differently{size}"
 
 
@@ -103,7 +113,7 @@ def title(cause: Cause) -> str:
 def sentence(cause: Cause, now_ms: int) -> str:
     """The cause: `camera=B: 4 of 4 devices; brightness 3.2 sd lower, since 14:02 UTC; no other ...`."""
     parts = [_changes(cause, _NAMED) + f", since {since(cause.onset_ms, now_ms)}"]
-    if cause.scope != "device":
+    if cause.scope not in ("device", "group"):
         parts.insert(0, f"{len(cause.affected)} of {len(cause.members)} devices")
     if cause.scope != "fleet":
         parts.append(_others(cause))

@@ -639,7 +639,7 @@ def test_devices_that_drift_together_without_an_attribute_are_one_group(
     (incident,) = fleet.incidents()
     assert (incident["scope"], incident["affected"], incident["members"]) == ("group", 4, 4)
     assert fleet.affected(incident["incident"]) == {f"m{index}" for index in group}
-    assert "4 devices that no attribute tells apart" in incident["title"]
+    assert "4 devices without an attribute in common" in incident["title"]
     assert incident["card"]["rest"]["drifts"] is False
     fleet.step(dimmed(*group, 20), [dark(20)])
     for _ in range(4):

@@ -226,5 +226,5 @@ def scope(name: str, attributes: list[list[str]] | tuple[tuple[str, str], ...], 
     if name == "cohort" and attributes:
         return ", ".join(f"{left} = {right}" for left, right in attributes)
     if name == "group":
-        return f"devices like {key}"
+        return f"{key} and others"
     return key or name
