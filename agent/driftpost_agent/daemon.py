@@ -35,10 +35,12 @@ from driftpost_agent.footprint import footprint
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
 from driftpost_agent.label_checks import Label, LabelChecks
+from driftpost_agent.latency import LatencyHistogram
 from driftpost_agent.ledger_schedule import LedgerSchedule
 from driftpost_agent.loading import loader, trusted_keys
 from driftpost_agent.local_mqtt import LocalTopics, TopicRules
 from driftpost_agent.meter import Meter
+from driftpost_agent.metrics import metrics
 from driftpost_agent.model_watch import ModelWatch
 from driftpost_agent.private_windows import PrivacyPolicy
 from driftpost_agent.runtime_findings import (
@@ -137,6 +139,7 @@ class Daemon:
         )
         self._findings = RuntimeFindings(self._store, clock)
         self._meter = Meter()
+        self._latency = LatencyHistogram()
         self._serving: Serving | None = None
         self._watch = ModelWatch(self._findings, monotonic)
         self._self_test_problem = ""
@@ -164,7 +167,7 @@ class Daemon:
         self._board_due = self._budgets_due = monotonic()
         self._disk = (0, 0)
         actions = Actions(
-            give_back=give_back,
+            give_back=self._give_back,
             shrink=self._store.shrink,
             hold_windows=self._hold_windows,
             pace_uplink=self._pace_uplink,
@@ -180,7 +183,11 @@ class Daemon:
 
     def infer(self, inputs: Mapping[str, NDArray[Any]], inference_id: str) -> GuardedResult:
         """One guarded call."""
-        return self._now_serving().infer(inputs, inference_id)
+        before = self._monotonic()
+        try:
+            return self._now_serving().infer(inputs, inference_id)
+        finally:
+            self._latency.add(self._monotonic() - before)
 
     def label(self, pairs: Sequence[tuple[str, Label | list[Label]]]) -> dict[str, int]:
         """Compare labels with remembered answers."""
@@ -214,6 +221,7 @@ class Daemon:
             "model": status.model_facts(serving) if serving else {},
             "window_seconds": self._window_seconds(serving.bundle) if serving else None,
             "inferences": status.inference_facts(self._meter.read()),
+            "latency": self._latency.facts(),
             "labels": serving.guard.labels.status() if serving and serving.guard.labels else {},
             "windows": status.window_facts(serving, self._store),
             "findings": status.finding_facts(self._store),
@@ -230,7 +238,7 @@ class Daemon:
 
     def metrics(self) -> str:
         """The numbers of the status document for Prometheus."""
-        return status.metrics(self.status())
+        return metrics(self.status())
 
     # The main thread.
 
@@ -414,6 +422,9 @@ class Daemon:
             largest_message=link.largest_message if link else 0,
             cpu_ms=time.process_time() * 1000,
         )
+
+    def _give_back(self) -> None:
+        give_back()
 
     def _hold_windows(self, held: bool) -> None:
         if self._serving is not None:

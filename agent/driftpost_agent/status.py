@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from driftpost_agent.footprint import Footprint
-from driftpost_agent.health import Health
 from driftpost_agent.meter import Reading
 from driftpost_agent.serving import Serving
 from driftpost_agent.store import Store
@@ -94,64 +92,3 @@ def store_facts(store: Store, problem: str) -> dict[str, Any]:
 def process_facts(footprint: Footprint) -> dict[str, float]:
     """What the agent takes of its board."""
     return {name: round(value, 2) for name, value in asdict(footprint).items()}
-
-
-def metrics(document: Mapping[str, Any]) -> str:
-    """The numbers of a status document in Prometheus' text format."""
-    inferences, windows, link = document["inferences"], document["windows"], document["link"]
-    lines: list[str] = []
-
-    def metric(name: str, kind: str, meaning: str, samples: Mapping[str, float]) -> None:
-        lines.append(f"# HELP driftpost_{name} {meaning}")
-        lines.append(f"# TYPE driftpost_{name} {kind}")
-        lines.extend(f"driftpost_{name}{labels} {float(value):g}" for labels, value in samples.items())
-
-    statuses = ("ok", "flagged", "abstained", "fallback")
-    metric(
-        "inferences_total",
-        "counter",
-        "Guarded calls by verdict.",
-        {f'{{verdict="{status}"}}': inferences.get(status, 0) for status in statuses},
-    )
-    metric(
-        "verdict_reasons_total",
-        "counter",
-        "Guarded calls by reason of a bad verdict.",
-        {f'{{reason="{name}"}}': count for name, count in inferences.get("reasons", {}).items()},
-    )
-    metric("inference_rows_total", "counter", "Rows in guarded calls.", {"": inferences.get("rows", 0)})
-    metric(
-        "guard_overhead_seconds",
-        "gauge",
-        "Mean time of a call spent in the guard and not in the model.",
-        {"": inferences.get("guard_us", 0.0) / 1e6},
-    )
-    metric(
-        "windows",
-        "gauge",
-        "Windows in the store by state.",
-        {f'{{state="{state}"}}': windows[state] for state in ("recorded", "acked", "pending", "quarantined")},
-    )
-    metric("findings_standing", "gauge", "Findings that stand.", {"": document["findings"]["standing"]})
-    metric(
-        "model_restarts_total",
-        "counter",
-        "Restarts of the model.",
-        {"": document["model"].get("restarts", 0)},
-    )
-    metric(
-        "health",
-        "gauge",
-        "1 for the state the agent is in.",
-        {f'{{state="{state.value}"}}': state.value == document["health"]["state"] for state in Health},
-    )
-    metric("link_connected", "gauge", "Whether the broker is connected.", {"": link.get("connected", False)})
-    metric("sent_bytes_total", "counter", "Bytes handed to the broker.", {"": link.get("sent_bytes", 0)})
-    metric("store_bytes", "gauge", "Size of the database.", {"": document["store"]["bytes"]})
-    metric(
-        "resident_bytes",
-        "gauge",
-        "Resident memory.",
-        {f'{{process="{name}"}}': document["process"][f"{name}_mb"] * 2**20 for name in ("agent", "model")},
-    )
-    return "\n".join(lines) + "\n"
