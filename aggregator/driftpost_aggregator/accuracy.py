@@ -6,7 +6,7 @@ import msgpack
 from sqlalchemy import Connection, RowMapping, select
 
 from driftpost_aggregator.label_rollups import labels_since
-from driftpost_aggregator.merge import joined
+from driftpost_aggregator.merge import joined, shortest
 from driftpost_aggregator.performance import performance_of
 from driftpost_aggregator.store.tables import rollups
 from driftpost_sketches.labels.record import PerformanceRecord
@@ -37,6 +37,7 @@ def incident_accuracy(
         select(rollups.c.window)
         .where(rollups.c.scope == scope, rollups.c.scope_key == key)
         .where(rollups.c.bundle == incident["bundle"], rollups.c.bucket_start_ms >= since)
+        .where(rollups.c.bucket_s == shortest(scope, key, incident["bundle"]))
         .order_by(rollups.c.bucket_start_ms.desc())
         .limit(_BUCKETS)
     )

@@ -23,6 +23,7 @@ from driftpost_aggregator.checks import (
 )
 from driftpost_aggregator.device_rows import Growth
 from driftpost_aggregator.errors import BundleRejected, MessageRejected
+from driftpost_aggregator.horizons import Horizons
 from driftpost_aggregator.label_rollups import LabelContribution, check_labels, merge_labels
 from driftpost_aggregator.labels.forwarding import settle
 from driftpost_aggregator.merge import Contribution, merge_into_rollups
@@ -104,6 +105,7 @@ class Batch:
     """
 
     _connection: Connection
+    _horizons: Horizons
 
     def __init__(
         self, registry: Registry, *, fleet: str, bucket_s: int, quarantine_rows: int, now_ms: int
@@ -166,6 +168,7 @@ class Batch:
             locks.hold(connection, locks.INGEST)
         else:
             locks.share(connection, locks.INGEST)
+        self._horizons = Horizons.read(connection, self._bucket_s)
         seen_ms = {told.device: told.received_ms for told in reversed(self._states)}
         seen_ms |= {device: growth.last_seen_ms for device, growth in self._growth.items()}
         locked = device_rows.lock(connection, seen_ms)
@@ -266,7 +269,7 @@ class Batch:
                 Contribution(
                     place.device,
                     body.bundle,
-                    self._bucket_s,
+                    self._horizons.length_for(checked.start_ms),
                     checked.start_ms,
                     sketch.batch,
                     sketch.place,
@@ -419,7 +422,8 @@ class Batch:
         device_rows.grow(self._connection, self._growth)
         names = {part.device for part in self._contributions} | {part.device for part in self._labels}
         attributes = attributes_of(self._connection, names) if names else {}
-        merge_into_rollups(self._connection, self._contributions, attributes, now_ms=self._now_ms)
+        written = merge_into_rollups(self._connection, self._contributions, attributes, now_ms=self._now_ms)
+        self._horizons.queue(self._connection, written)
         if self._labels:
             locks.hold(self._connection, locks.WIDE)
             merge_labels(self._connection, self._labels, attributes, self._now_ms, self._undescribed)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, select, tuple_
 
 from driftpost_aggregator.checks import joint_of
+from driftpost_aggregator.horizons import Horizons
 from driftpost_aggregator.label_rollups import catch_up_labels
 from driftpost_aggregator.merge import Contribution, merge_into_rollups
 from driftpost_aggregator.registry import Registry
@@ -46,6 +47,7 @@ def catch_up(connection: Connection, registry: Registry, bundle: str, *, bucket_
     known = registry.find(connection, bundle)
     assert known is not None
     locks.hold(connection, locks.INGEST)
+    at = Horizons.read(connection, bucket_s)
     catch_up_labels(connection, known, attributes_of, now_ms)
     merged, after = 0, ("", -1, -1)
     key = tuple_(windows.c.device, windows.c.incarnation, windows.c.seq)
@@ -61,16 +63,22 @@ def catch_up(connection: Connection, registry: Registry, bundle: str, *, bucket_
             return merged
         batch = WindowBatch(known.schema, [row.window for row in rows], joint_of(known))
         parts = [
-            (row, Contribution(row.device, bundle, bucket_s, row.start_ms, batch, place, row.window))
+            (
+                row,
+                Contribution(
+                    row.device, bundle, at.length_for(row.start_ms), row.start_ms, batch, place, row.window
+                ),
+            )
             for place, row in enumerate(rows)
             if place not in batch.refused
         ]
-        merge_into_rollups(
+        written = merge_into_rollups(
             connection,
             [part for _, part in parts],
             attributes_of(connection, {row.device for row, _ in parts}),
             now_ms=now_ms,
         )
+        at.queue(connection, written)
         bulk.update(
             connection,
             windows,

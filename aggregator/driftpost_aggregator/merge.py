@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, ScalarSelect, func, select
 
 from driftpost_aggregator.store import bulk, locks
 from driftpost_aggregator.store.tables import rollups
@@ -217,6 +217,12 @@ def _widen(connection: Connection, wide: Mapping[Key, _Gathered], now_ms: int) -
         written.append(key)
     bulk.replace(connection, rollups, COLUMNS, rows)
     return written
+
+
+def shortest(scope: str, scope_key: str, bundle: str) -> ScalarSelect[int]:
+    """Length of the shortest buckets of one scope, seconds: longer ones hold the same rows again."""
+    here = (rollups.c.scope == scope, rollups.c.scope_key == scope_key, rollups.c.bundle == bundle)
+    return select(func.min(rollups.c.bucket_s)).where(*here).scalar_subquery()
 
 
 def load(connection: Connection, wanted: Iterable[Key]) -> dict[Key, Stored]:

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select
 
 from driftpost_aggregator.evidence import measure
-from driftpost_aggregator.merge import joined
+from driftpost_aggregator.merge import joined, shortest
 from driftpost_aggregator.rebinning import rebinned
 from driftpost_aggregator.registry import KnownBundle, Registry
 from driftpost_aggregator.store.tables import bundles, incident_devices, rollups
@@ -168,6 +168,7 @@ def drifted_window(connection: Connection, incident: RowMapping, known: KnownBun
         select(rollups.c.window)
         .where(rollups.c.scope == "device", rollups.c.scope_key.in_(devices))
         .where(rollups.c.bundle == known.bundle, rollups.c.bucket_start_ms >= incident["onset_ms"])
+        .where(rollups.c.bucket_s == shortest("fleet", "", known.bundle))
         .order_by(rollups.c.bucket_start_ms.desc())
         .limit(MAX_ROLLUPS)
     )

@@ -21,6 +21,7 @@ from driftpost_aggregator.intake import Intake
 from driftpost_aggregator.labels.forwarding import forward_due
 from driftpost_aggregator.loop import Loop
 from driftpost_aggregator.policy_history import Losses
+from driftpost_aggregator.retention import Keep, Retention
 from driftpost_aggregator.retrain import request_retraining
 from driftpost_aggregator.settings import RetrainPolicy, database_url, fleet_budget
 from driftpost_aggregator.store.database import migrate, open_engine
@@ -112,6 +113,16 @@ class Aggregator:
                 group=settings.optional("mqtt.share_group", str),
             )
             intake = Intake(self.link, ingest, settings.integer("ingest.batch_messages"), exit_event)
+            retention = Retention(
+                self.engine,
+                bucket_s=bucket_s,
+                keep=Keep(
+                    settings.integer("retention.raw_days"),
+                    settings.integer("retention.hours_days"),
+                    settings.integer("retention.days_days"),
+                ),
+                now_ms=wall_ms,
+            )
             self.web = WebServer(self.engine, options, exit_event)
         except BaseException:
             self.engine.dispose()
@@ -122,6 +133,7 @@ class Aggregator:
             Loop("delivery", self._deliver, exit_event),
             Loop("labels", self._forward, exit_event),
             Loop("alerts", self._tell, exit_event),
+            Loop("retention", retention.round, exit_event),
         )
 
     def start(self) -> None:

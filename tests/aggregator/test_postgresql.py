@@ -45,10 +45,16 @@ def engine(server: str) -> Iterator[Engine]:
     opened.dispose()
 
 
+def _is_no_part(_item: object, name: str, kind: str, _reflected: bool, _other: object) -> bool:
+    """Partitions of the large tables are made by time, not declared."""
+    return kind != "table" or not name.startswith(("windows_", "rollups_"))
+
+
 def test_the_migrations_make_the_declared_tables(engine: Engine) -> None:
     assert migrate(engine) == []
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_object": _is_no_part})
+        assert compare_metadata(context, tables.metadata) == []
 
 
 def test_several_workers_that_take_the_same_messages_at_once_count_each_once(

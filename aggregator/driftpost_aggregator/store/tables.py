@@ -162,6 +162,27 @@ rollups = Table(
 # The triage loop asks what changed; the key above serves every page (one scope, one bundle, by time).
 Index("ix_rollups_bucket_start_ms", rollups.c.bucket_start_ms, rollups.c.scope)
 
+# How far rollups of each length are made and kept; see retention.py.
+horizons = Table(
+    "horizons",
+    metadata,
+    Column("bucket_s", Integer, primary_key=True, autoincrement=False),
+    Column("begun_ms", BigInteger, nullable=False),  # buckets before it are made, or wait in coarse_work
+    Column("queued_ms", BigInteger, nullable=False),  # and before this all of them have been put there
+    Column("kept_ms", BigInteger, nullable=False),  # rollups before it are merged into longer buckets only
+)
+
+# Buckets that have to be merged (again) from shorter ones; keys as in rollups.
+coarse_work = Table(
+    "coarse_work",
+    metadata,
+    Column("bucket_s", Integer, primary_key=True, autoincrement=False),
+    Column("bucket_start_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("scope", Text, primary_key=True),
+    Column("scope_key", Text, primary_key=True),
+    Column("bundle", Text, primary_key=True),
+)
+
 # Merged sketches of delayed labels by day; keys as in rollups.
 label_rollups = Table(
     "label_rollups",

@@ -61,13 +61,15 @@ def bundles_of(connection: Connection, scope: str, scope_key: str) -> list[str]:
 
 def bucket_lengths(connection: Connection, scope: str, scope_key: str, bundle: str) -> list[int]:
     """Lengths of the buckets this scope has, seconds, ascending."""
-    lengths = connection.scalars(
-        select(_rollup.bucket_s)
-        .where(_rollup.scope == scope, _rollup.scope_key == scope_key, _rollup.bundle == bundle)
-        .distinct()
-        .order_by(_rollup.bucket_s)
-    )
-    return [int(length) for length in lengths]
+    here = (_rollup.scope == scope, _rollup.scope_key == scope_key, _rollup.bundle == bundle)
+    lengths: list[int] = []
+    while True:
+        # One step into the index for each length, however many buckets there are.
+        beyond = lengths[-1] if lengths else 0
+        longer = connection.scalar(select(func.min(_rollup.bucket_s)).where(*here, _rollup.bucket_s > beyond))
+        if longer is None:
+            return lengths
+        lengths.append(int(longer))
 
 
 def fitting_length(lengths: Sequence[int], span_s: float) -> int | None:
