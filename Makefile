@@ -18,7 +18,7 @@ DEMO   := $(VENV)/.demo-$(KEY)
 DEV    := $(VENV)/.dev-$(KEY)
 PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help setup demo test lint models train-environment bench-drift bench-triage bench clean
+.PHONY: help setup demo test lint faults soak models train-environment bench-drift bench-triage bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +30,8 @@ help:
 	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n)"
 	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; SEED=n)"
 	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
+	@echo "make faults  kills, power cuts, damage, full disks: what each costs; an hour (KILLS=n, 500; ONLY='cuts-full disk')"
+	@echo "make soak    one agent, 2 million inferences, a broker that comes and goes: ten minutes (INFERENCES=n)"
 	@echo "make clean   remove what the others made"
 
 $(DEMO):
@@ -98,6 +100,15 @@ bench-triage: $(DEV)
 bench: $(DEV)
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.device.run --out build/bench.json \
 	  $(if $(filter 0,$(PEERS)),,--peers .venv-peers)
+
+# What tests/faults makes of its faults at full count; the tables stand in docs/durability.md.
+FAULTS := PYTHONPATH=$(ROOMS):tests:examples/digits nice -n 15 $(BIN)/python -m
+
+faults: $(DEV)
+	$(FAULTS) faults.run --kills $(or $(KILLS),500) $(if $(ONLY),--only $(ONLY)) --out build/faults.md
+
+soak: $(DEV)
+	$(FAULTS) faults.soak --inferences $(or $(INFERENCES),2000000) --out build/soak.md
 
 clean:
 	rm -rf $(VENV) .venv-train .venv-bench .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

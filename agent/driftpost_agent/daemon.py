@@ -30,6 +30,7 @@ from driftpost_agent.board_log import BoardLog
 from driftpost_agent.budgets import Actions, Budgets, folder_bytes
 from driftpost_agent.budgets import Reading as BudgetReading
 from driftpost_agent.description import description
+from driftpost_agent.disk_room import DiskRoom, room_to_start
 from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationInvalid, RequestRefused
 from driftpost_agent.footprint import footprint
 from driftpost_agent.guard import Guard
@@ -81,6 +82,8 @@ LOOP_LIMIT_S = 30.0
 BUDGET_S = 5.0
 # Looks at the budgets between two walks over the store's folder: every file of it is asked for its size.
 DISK_EVERY = 12
+# Seconds between two looks at the room on the disk while nothing is wrong.
+ROOM_S = 10.0
 # Seconds between two looks at the size of the local history.
 PRUNE_S = 86_400.0
 # A clean stop takes at most 5 s; what may be used of them, in seconds.
@@ -130,6 +133,7 @@ class Daemon:
             allow_unsigned=settings.flag("model.allow_unsigned"),
             start=self._start_runtime,
         )
+        room_to_start(store_path.parent)
         self._store = Store.open(
             store_path,
             clock=clock,
@@ -163,6 +167,9 @@ class Daemon:
         self._topic_rules = TopicRules.from_settings(settings, f"{self._identity.client_id}-inputs")
         self._ledgers = LedgerSchedule(settings.number("sync.ledger_seconds"), monotonic())
         self._prune_due = monotonic()
+        reserve = round(settings.number("store.reserve_mb") * 2**20)
+        self._room = DiskRoom(self._store, store_path.parent, reserve, self._findings)
+        self._room_due = monotonic()
         self._board = BoardLog(clock.mono_ms())
         self._board_due = self._budgets_due = monotonic()
         self._disk = (0, 0)
@@ -374,6 +381,9 @@ class Daemon:
         if serving is not None:
             if not serving.guard.checks.holding:
                 serving.guard.checks.retry()
+            if now >= self._room_due or self._store_problem():
+                self._room_due = now + ROOM_S
+                self._room.look(self._store_problem())
             self._follow_site_request(serving)
         if self._uplink is not None:
             acknowledged = not self._ledgers.begun and self._uplink.window_acknowledged()

@@ -276,11 +276,12 @@ class Recorder:
         """Flush, and close the window if its time is up. Called by a timer every second or so."""
         with self._sketching:
             self.flush()
-            if self._clock.mono_ms() >= self._closes_at:
-                self.close_window()
-            elif self._keep is not None and self._accumulator.rows not in {0, self._kept_rows}:
+            # Also when it is about to be closed: storing it takes the card a while, and a kill may come then.
+            if self._keep is not None and self._accumulator.rows not in {0, self._kept_rows}:
                 self._kept_rows = self._accumulator.rows
                 self._keep(self._accumulator.so_far(), self._opened_mono, self._opened_wall)
+            if self._clock.mono_ms() >= self._closes_at:
+                self.close_window()
 
     def close_window(self) -> None:
         """Flush and hand over the open window now; an empty one is not recorded."""

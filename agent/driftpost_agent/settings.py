@@ -133,6 +133,15 @@ TABLE = SettingsTable(
             maximum=65536,
         ),
         Setting(
+            "store.reserve_mb",
+            float,
+            4.0,
+            "MiB",
+            "room on the disk that is held back for when it is full; 0 for none",
+            minimum=0,
+            maximum=65536,
+        ),
+        Setting(
             "store.history_mb",
             float,
             64.0,

@@ -22,6 +22,7 @@ from secrets import SystemRandom
 from driftpost_agent import open_window, site_store
 from driftpost_agent.activation_log import ActivationLog
 from driftpost_agent.detector_store import DetectorStore, put_state
+from driftpost_agent.disk_room import for_lack_of_room, give_up_reserve
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.finding_log import KEEP_FINDINGS
 from driftpost_agent.label_store import LabelStore
@@ -91,6 +92,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         self._claim = claim
         self._closed = False
         self._outbox_bytes = self._full_outbox_bytes = outbox_bytes
+        self._limits: dict[str, int] = {}
         self._until_look = 1
 
     @classmethod
@@ -161,9 +163,12 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
             if connection is not None:
                 connection.close()
             os.close(claim)
+            again = for_lack_of_room(str(error)) and give_up_reserve(path.parent)
             if isinstance(error, sqlite3.DatabaseError) and damaged(error) and set_aside is None:
                 # What the check at the start did not see: not again at every start.
                 suspect(path)
+                again = True
+            if again:
                 return cls.open(
                     path,
                     clock=clock,
@@ -329,13 +334,18 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 self._db.executescript(f"pragma incremental_vacuum({free - KEEP_FREE_PAGES})")
         return removed
 
-    def shrink(self, excess: int) -> None:
+    def shrink(self, excess: int, because: str = "budget") -> None:
         """Give back about this many bytes: acknowledged history first, then the resolution of what waits.
 
-        Nothing that waits is dropped. 0 lets the outbox have its full size again.
+        Nothing that waits is dropped.
+
+        Args:
+            excess: bytes; 0 or less lets the outbox have its full size again.
+            because: who asks for it; the outbox is as small as the strictest wants it.
         """
         if excess <= 0:
-            self._outbox_bytes = self._full_outbox_bytes
+            self._limits.pop(because, None)
+            self._outbox_bytes = min([self._full_outbox_bytes, *self._limits.values()])
             return
         with self.lock:
             (history,) = self._db.execute(
@@ -344,7 +354,8 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         self.prune(max(0, history - excess))
         if history < excess:
             room = self.outbox_pending().bytes - (excess - history)
-            self._outbox_bytes = max(LEAST_OUTBOX_BYTES, min(self._outbox_bytes, room))
+            self._limits[because] = max(LEAST_OUTBOX_BYTES, min(self._outbox_bytes, room))
+            self._outbox_bytes = min([self._full_outbox_bytes, *self._limits.values()])
             self._until_look = 1
 
     def end_if_damaged(self) -> None:

@@ -59,7 +59,7 @@ _FAULT_KINDS = {
     "model_fault": Kind.MODEL_FAULT,
 }
 # What the agent tells of the board under it, not of the model.
-_BOARD_KINDS = frozenset({"board", "over_budget"})
+_BOARD_KINDS = frozenset({"board", "over_budget", "disk_short", "store_unwritable"})
 _QUALITY_KINDS = {
     "missing": Kind.DATA_QUALITY,
     "shape": Kind.DATA_QUALITY,

@@ -204,6 +204,8 @@ def kind(name: str) -> str:
 _PLAIN_DETAILS = {
     "board": "heat or supply voltage",
     "over_budget": "takes more of its board than it may",
+    "disk_short": "has little room left on its disk",
+    "store_unwritable": "can not write what it records",
     "stuck": "repeats one value",
     "frozen": "repeats one picture or row",
     "missing": "is missing",
