@@ -14,7 +14,7 @@ from driftpost_aggregator.batch import Incoming, Reply
 from driftpost_aggregator.causes import Finding, Kind, Surroundings, find_causes
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.label_rollups import labels_since
-from driftpost_aggregator.performance import performance_of
+from driftpost_aggregator.performance import performance_of, worst_slices
 from driftpost_aggregator.registry import Registry
 from driftpost_aggregator.retrain_event import Ranking, build_event
 from driftpost_aggregator.store.database import reading, writing
@@ -302,3 +302,30 @@ def test_the_devices_page_shows_errors_calibration_and_the_estimate(
     assert "of 300 labelled answers are wrong" in page
     assert "Brier score" in page
     assert "not to be relied on" in page
+
+
+def test_classes_that_are_surely_worse_than_the_rest_are_told_and_others_are_not(
+    engine: Engine, ingest: Ingest, bundle: PaperBundle
+) -> None:
+    rng = np.random.default_rng(8)
+    said = rng.integers(0, CLASSES, 2_000)
+    truth = np.where((said == 2) & (rng.random(2_000) < 0.6), 3, said)
+    sketch = LabelSketch.of_classes(CLASSES, said, truth, rng.uniform(0.8, 1.0, 2_000))
+    device = PaperDevice("a")
+    born(ingest, device, bundle)
+    send(ingest, device, [message(device, sketch)])
+    slices = worst_slices(sketch, 1.0)
+    assert [(one.side, one.number) for one in slices] == [("answer", 2), ("label", 3)]
+    assert slices[0].low > sketch.error_rate
+    assert slices[0].low < 0.6 < slices[0].high
+    with TestClient(
+        build(engine, WebOptions(FLEET), now_ms=lambda: NOW), base_url="http://127.0.0.1:8088"
+    ) as client:
+        page = client.get("/devices/a").text
+    assert "Worse than the rest" in page
+    assert "answered 2" in page
+
+
+def test_few_labels_accuse_no_class() -> None:
+    sketch = LabelSketch.of_classes(4, np.array([0, 1, 2]), np.array([0, 1, 3]))
+    assert worst_slices(sketch, 1.0) == ()

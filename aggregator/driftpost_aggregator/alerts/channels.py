@@ -141,7 +141,7 @@ def channels(settings: Settings) -> tuple[Channel, ...]:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError("alerts.timezone", f"{name!r} is no time zone, as Europe/Vienna") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import anyio
@@ -13,6 +14,9 @@ from driftpost_aggregator.delivery.schedule import Answer, retry_after
 from driftpost_aggregator.delivery.signing import read_secrets, signed_headers
 from driftpost_aggregator.delivery.targets import Target
 from driftpost_aggregator.errors import ConfigurationError, TargetRefused
+
+# It tells of every request with its whole address, in which a key may stand.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 # A receiver's answer is read this far, for the log.
 MAX_ANSWER_BYTES = 2_048

@@ -39,6 +39,7 @@ class Model:
         model_sha256: Hash of the model file.
         added_ms: When the aggregator first heard of it.
         performance: What its labelled reference tells; None without labels.
+        classes: Names of its classes, where they have any.
     """
 
     bundle: str
@@ -54,11 +55,16 @@ class Model:
     model_sha256: str
     added_ms: int
     performance: PerformanceRecord | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """Name and version."""
         return f"{self.name} {self.version}"
+
+    def class_name(self, number: int) -> str:
+        """A class for people."""
+        return self.classes[number] if number < len(self.classes) else f"class {number}"
 
     @property
     def tracked(self) -> list[str]:
@@ -109,6 +115,7 @@ class Models:
                 column.model_sha256,
                 column.added_ms,
                 column.performance,
+                column.classes,
             ).where(column.bundle == bundle)
         ).one_or_none()
         if row is None:
@@ -127,6 +134,7 @@ class Models:
             model_sha256=row.model_sha256,
             added_ms=row.added_ms,
             performance=PerformanceRecord.from_bytes(bytes(row.performance)) if row.performance else None,
+            classes=tuple(row.classes),
         )
         with self._lock:
             self._held[bundle] = model
