@@ -51,7 +51,7 @@ def _signed(value: float, form: str) -> str:
 
 
 def stream_words(part: StreamEvidence, detail: str) -> str:
-    """One stream's change: `brightness 3.2 sd lower (−31 level)`."""
+    """One stream's change: `brightness 3.2 sd lower (-31 level)`."""
     if detail == "concept":
         what, _, slice_ = part.stream.partition(":")
         where = f" of answers {slice_!r}" if slice_ else ""
@@ -97,7 +97,7 @@ def _changes(cause: Cause, named: int) -> str:
 
 
 def _hanging_together(cause: Cause) -> str:
-    """A joint change: `temperature and pressure hang together differently (correlation −0.6)`."""
+    """A joint change: `temperature and pressure hang together differently (correlation -0.6)`."""
     names = [part.stream for part in cause.streams[:_NAMED]]
     first = ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else f"{names[0]} and others"
     lead = cause.streams[0]

@@ -169,7 +169,7 @@ def part(effect: float = -3.24, spread: float = 1.0, unit: str = "level") -> Str
 @pytest.mark.parametrize(
     ("evidence", "detail", "words"),
     [
-        (part(), "shift", "brightness 3.2 sd lower (-32.4 level)"),
+        (part(), "shift", "brightness 3.2 sd lower (\N{MINUS SIGN}32.4 level)"),
         (part(effect=0.5, unit=""), "shift", "brightness 0.5 sd higher"),
         (part(effect=0.1, spread=2.5), "scale", "brightness spreads 2.5 times as much"),
         (part(effect=0.1, spread=1e-9), "quantized", "brightness hardly moves any more"),
@@ -180,7 +180,11 @@ def part(effect: float = -3.24, spread: float = 1.0, unit: str = "level") -> Str
         (part(), "wrong_scale", "brightness is fed on the wrong scale"),
         (part(), "missing", "brightness is missing"),
         (part(effect=0.123), "new_category", "brightness has categories never seen before (+12% of rows)"),
-        (part(), "saturated", "brightness 3.2 sd lower (-32.4 level), is piled up at an end of its range"),
+        (
+            part(),
+            "saturated",
+            "brightness 3.2 sd lower (\N{MINUS SIGN}32.4 level), is piled up at an end of its range",
+        ),
     ],
 )
 def test_a_stream_s_change_reads_as_a_person_would_say_it(
@@ -193,10 +197,10 @@ def test_a_cause_reads_as_one_sentence() -> None:
     findings = [finding(name, onset_ms=NOW - 680_000) for name in FLEET[:4]]
     (found,) = causes(findings, **{name: measured(brightness=-3.2) for name in FLEET[:4]})
     assert sentence(found, NOW) == (
-        "camera=B: 4 of 4 devices; brightness 3.2 sd lower (-32 level), since 14:02 UTC; "
+        "camera=B: 4 of 4 devices; brightness 3.2 sd lower (\N{MINUS SIGN}32 level), since 14:02 UTC; "
         "no other device affected"
     )
-    assert title(found) == "camera=B: inputs drifted, brightness 3.2 sd lower (-32 level)"
+    assert title(found) == "camera=B: inputs drifted, brightness 3.2 sd lower (\N{MINUS SIGN}32 level)"
 
 
 def test_a_fault_without_streams_speaks_in_its_device_s_words() -> None:
@@ -271,3 +275,16 @@ def test_only_devices_beyond_their_nature_are_believed_and_faults_always() -> No
 def test_where_devices_can_not_be_compared_their_word_stands() -> None:
     around = Surroundings(FLEET, {name: {} for name in FLEET}, {"m1": measured(brightness=-3.0)})
     assert [cause.scope_key for cause in find_causes([finding("m1")], around)] == ["m1"]
+
+
+@pytest.mark.parametrize(
+    ("natural", "words"),
+    [
+        (0.042, "error rate of answers '0' +4.2%"),
+        (-0.1, "error rate of answers '0' \N{MINUS SIGN}10.0%"),
+        (0.0, "error rate of answers '0' changed"),
+    ],
+)
+def test_an_error_rate_that_nobody_measured_is_not_told_as_no_change(natural: float, words: str) -> None:
+    evidence = StreamEvidence("error_rate:0", 1.0, 0.0, natural, "share", 1.0, "up")
+    assert stream_words(evidence, "concept") == words

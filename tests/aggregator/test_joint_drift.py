@@ -121,5 +121,5 @@ def test_what_no_device_told_of_becomes_an_incident_in_words(engine: Engine, pla
     assert {one.kind for one in standing} == {"joint"}
     assert "x2" in {one.stream for one in standing}
     assert {(one["scope"], one["detail"]) for one in found} == {("fleet", "joint")}
-    assert "hang together differently (correlation -" in found[0]["title"]
+    assert "hang together differently (correlation \N{MINUS SIGN}" in found[0]["title"]
     assert "x2" in found[0]["title"]

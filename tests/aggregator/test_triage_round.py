@@ -208,7 +208,7 @@ def test_one_camera_type_that_goes_dark_is_one_cohort_incident(engine: Engine, b
     assert (incident["affected"], incident["members"], incident["elsewhere"]) == (4, 4, 0)
     assert incident["onset_ms"] == onset
     assert incident["risk_ratio"] > 1
-    assert incident["cause"].startswith("camera=B: 4 of 4 devices; brightness 3.0 sd lower (-3")
+    assert incident["cause"].startswith("camera=B: 4 of 4 devices; brightness 3.0 sd lower (\N{MINUS SIGN}3")
     assert incident["cause"].endswith("; no other device affected")
     first, second = incident["streams"][:2]
     assert (first["stream"], second["stream"]) == ("brightness", "sharpness")
