@@ -28,7 +28,7 @@ help:
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
 	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n)"
-	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; SEED=n)"
+	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; ONLY=words, SEED=n)"
 	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
 	@echo "make faults  kills, power cuts, damage, full disks: what each costs; an hour (KILLS=n, 500; ONLY='cuts-full disk')"
 	@echo "make soak    one agent, 2 million inferences, a broker that comes and goes: ten minutes (INFERENCES=n)"
@@ -92,9 +92,10 @@ bench-drift: $(DEMO) $(RIVER)
 	  $(if $(PROCESSES),--processes $(PROCESSES)) --out build/bench_drift.json --peers-python \
 	  $$(.venv-bench/bin/python -c 'import river' 2>/dev/null && echo .venv-bench/bin/python || echo $(BIN)/python)
 
+bench-triage: SEED = 9321
 bench-triage: $(DEV)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.triage.run --devices $(or $(DEVICES),1000) --seed $(SEED) \
-	  --out build/bench_triage.json
+	  --only "$(ONLY)" --out build/bench_triage.json
 
 # Other libraries get environments of their own under .venv-peers, made once; PEERS=0 leaves them out.
 bench: $(DEV)
