@@ -6,8 +6,9 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -120,7 +121,7 @@ class LabelChecks:
         Raises:
             LabelRefused: no such class, or not a label for each row.
         """
-        several = [labels] if isinstance(labels, (int, str)) else list(labels)
+        several = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str) else [labels]
         numbers = [self._number(one) for one in several]
         rows = self.answers.find(inference_id)
         if rows is None:
@@ -217,7 +218,8 @@ class LabelChecks:
             if found is None:
                 raise LabelRefused(label[:40], "is none of the model's classes")
             return found
-        if isinstance(label, bool) or not 0 <= label < self._classes:
+        # Callers in Python may hand over anything: 1.5 and None are no classes either.
+        if isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < self._classes:
             raise LabelRefused(str(label)[:40], f"is none of the classes 0 to {self._classes - 1}")
         return int(label)
 

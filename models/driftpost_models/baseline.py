@@ -140,7 +140,14 @@ def build_baseline(
         classes=names,
         performance=performance,
         states=dict(feeder.states),
-        notes=(*reference.notes, *choice.notes, *derived.notes, *calibration.notes, *_said(performance)),
+        notes=(
+            *reference.notes,
+            *choice.notes,
+            *derived.notes,
+            *_constants(calibration),
+            *calibration.notes,
+            *_said(performance),
+        ),
     )
 
 
@@ -269,6 +276,17 @@ def _calibrate(derived: Derived, policy: Policy, tell: Progress) -> Calibration:
         )
     except CalibrationError as error:
         raise ReferenceRefused(str(error)) from error
+
+
+def _constants(calibration: Calibration) -> list[str]:
+    """A sentence for each watched number that the reference never saw move."""
+    schema, said = calibration.schema, []
+    for index in schema.tracked_streams:
+        found = calibration.baseline.summary(schema, int(index))
+        if found.kind is StreamKind.NUMERIC and found.n and found.low == found.high:
+            name = schema.streams[int(index)].name
+            said.append(f"{name}: constant in the reference ({found.low:g}); any other value is a change")
+    return said
 
 
 def _code_window(schema: Schema, codes: Mapping[str, npt.NDArray[np.int64]]) -> Window:

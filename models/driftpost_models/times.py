@@ -55,7 +55,7 @@ def all_seconds(
             out[row] = seconds_of(text, local=local)
         except ValueError as error:
             raise ValueError(
-                f"{text[:40]!r} in row {row:,} is no point in time: give ISO 8601, or seconds since 1970"
+                f"{text[:40]!r} in row {row + 1:,} is no point in time: give ISO 8601, or seconds since 1970"
             ) from error
     return out
 

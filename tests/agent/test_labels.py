@@ -213,10 +213,11 @@ def test_labels_that_are_no_class_are_refused(labelled: Bundle, mlp_bundle: Bund
     clock = ManualClock(5000)
     with guard_of(labelled, clock) as guard:
         name = guard.run(tabular_rows(1)).inference_id
-        for wrong in (-1, 10, "unicorn", True):
+        for wrong in (-1, 10, "unicorn", True, 1.5, None, [1.5], [None], np.float32(1.0)):
             with pytest.raises(LabelRefused):
                 guard.label(name, wrong)
         assert guard.labels.counted == 0
+        assert guard.label(name, np.int64(3))
     with guard_of(mlp_bundle, clock) as guard, pytest.raises(LabelRefused, match="without --labels"):
         guard.label("x", 1)
 

@@ -103,6 +103,15 @@ class TestTable:
             s for s in b.streams if s.name != "latency_us"
         ]
 
+    def test_a_column_that_never_moved_is_told_to_be_constant(self, tmp_path: Path) -> None:
+        rows = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
+        rows[:, 1] = 4.5
+        np.save(tmp_path / "rows.npy", rows)
+        model = _write(tmp_path / "m.onnx", onnx_files.classifier(3, 2))
+        built = build_bundle(model, tmp_path / "rows.npy", tmp_path / "b")
+        notes = [note for note in built.notes if "constant in the reference (4.5)" in note]
+        assert len(notes) == 1
+
     def test_a_short_reference_is_said_with_how_much_is_missing(self, built: Built) -> None:
         text = " ".join((*built.short, *built.notes))
         assert "rows" in text

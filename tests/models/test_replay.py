@@ -79,6 +79,49 @@ def test_a_change_is_found_where_it_begins_and_is_over_where_it_ends(folder: Pat
     assert any("a row each 1 s is assumed" in note for note in summary["notes"])
 
 
+def test_sizes_have_true_minus_signs_and_end_where_the_reference_hardly_moved(
+    folder: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    still = {"level": np.full(3000, 5.0), "other": rng.normal(size=3000)}
+    _csv(tmp_path / "reference.csv", still)
+    _csv(tmp_path / "live.csv", {"level": np.full(500, 4.0), "other": rng.normal(size=500)})
+    shown = _run("--reference", tmp_path / "reference.csv", "--live", tmp_path / "live.csv").stdout
+    minus = "\N{MINUS SIGN}"
+    assert f"<{minus}50 sd" in shown
+    assert "more than 50 reference sd" in shown
+
+
+def test_live_rows_out_of_the_order_of_time_are_noted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    times = [f"2026-03-01T{i // 60 % 24:02}:{i % 60:02}:00" for i in range(1200)]
+    _csv(tmp_path / "reference.csv", {"time": times, "level": rng.normal(size=1200).round(4)})
+    swapped = [*times[:300], times[10], *times[301:600]]
+    _csv(tmp_path / "live.csv", {"time": swapped, "level": rng.normal(size=600).round(4)})
+    _csv(tmp_path / "sorted.csv", {"time": times[:600], "level": rng.normal(size=600).round(4)})
+    command = ("--reference", tmp_path / "reference.csv", "--row-seconds", 60, "--json")
+    notes = _lines(_run(*command, "--live", tmp_path / "live.csv"))[-1]["notes"]
+    (note,) = [note for note in notes if "live rows are not in the order of time" in note]
+    assert note.startswith("time: ")
+    assert "row 301 is earlier than the one before, and 1 in all" in note
+    quiet = _lines(_run(*command, "--live", tmp_path / "sorted.csv"))[-1]["notes"]
+    assert not any("order of time" in note for note in quiet)
+
+
+def test_a_window_longer_than_the_recording_is_noted(folder: Path) -> None:
+    command = ("--reference", folder / "reference.csv", "--live", folder / "quiet.csv", "--json")
+    notes = _lines(_run(*command, "--window", 5_000))[-1]["notes"]
+    assert any("3,000 live rows do not fill one window of 5,000" in note for note in notes)
+    assert not any("do not fill" in note for note in _lines(_run(*command, "--window", 3_000))[-1]["notes"])
+
+
+@pytest.mark.parametrize("words", ["0 per device-year", "-1 per device-year"])
+def test_a_budget_of_nothing_is_refused_with_the_reason(folder: Path, words: str) -> None:
+    refused = _run("--reference", folder / "reference.csv", "--live", folder / "quiet.csv", "--budget", words)
+    assert refused.exit_code == 1
+    assert "the number must be above 0" in refused.output
+
+
 def test_nothing_is_found_where_nothing_changed(folder: Path) -> None:
     result = _run("--reference", folder / "reference.csv", "--live", folder / "quiet.csv")
     assert result.exit_code == 0

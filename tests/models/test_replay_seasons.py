@@ -181,4 +181,4 @@ def test_live_rows_without_a_time_are_silent_and_broken_times_are_refused(
     path.write_text("\n".join([header, "soon" + empty[0]]) + "\n", encoding="utf-8")
     refused = _run(*common, "--row-seconds", STEP_S)
     assert refused.exit_code == 1
-    assert "'soon' in row 0 of 'time' is no point in time" in refused.output
+    assert "'soon' in row 1 of 'time' is no point in time" in refused.output

@@ -211,7 +211,7 @@ def test_a_stray_text_among_numbers_is_refused_until_the_user_says_what_it_means
     values: list[object] = [*NUMBERS]
     values[17] = "ERR"
     path = _csv(tmp_path / "a.csv", {"level": values})
-    with pytest.raises(TableRefused, match=r"'ERR' in row 17.*--numeric level"):
+    with pytest.raises(TableRefused, match=r"'ERR' in row 18.*--numeric level"):
         _learned(path)
     learned = _learned(path, numeric=frozenset({"level"}))
     assert np.isnan(learned.values[:, 0]).sum() == 1
@@ -236,7 +236,7 @@ def test_live_cells_that_do_not_fit_are_counted_not_guessed(tmp_path: Path) -> N
     notes = " | ".join(encoder.notes())
     assert "level: 1 cells of b.csv are no numbers" in notes
     assert (
-        "place: 1 cells of b.csv hold texts that the reference does not have (the first is 'cave' in row 1)"
+        "place: 1 cells of b.csv hold texts that the reference does not have (the first is 'cave' in row 2)"
         in notes
     )
     assert "mode: 1 cells" in notes

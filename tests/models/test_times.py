@@ -31,7 +31,7 @@ def test_what_is_no_point_in_time_is_refused(text: str) -> None:
 
 def test_a_column_names_the_row_that_is_none() -> None:
     assert all_seconds(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
-    with pytest.raises(ValueError, match="'soon' in row 1 is no point in time"):
+    with pytest.raises(ValueError, match="'soon' in row 2 is no point in time"):
         all_seconds(["1970-01-01", "soon"])
 
 

@@ -35,6 +35,17 @@ def test_other_words_are_refused_with_an_example(words):
     assert caught.value.words == words
 
 
+@pytest.mark.parametrize("words", ["0 per device-year", "0.0 per device-year", "-1 per device-year"])
+def test_a_budget_of_nothing_or_less_is_told_why_not(words):
+    with pytest.raises(BudgetError, match="no test can promise never to be wrong"):
+        Budget.parse(words)
+
+
+def test_a_budget_beyond_reason_is_told_its_bounds():
+    with pytest.raises(BudgetError, match="between 1e-06 and 1e"):
+        Budget.parse("9999999 per device-year")
+
+
 @pytest.mark.parametrize(
     "words", ["1 per device-year", "0.25 per fleet-month", "10 per 1000 device-days", "2 per 18 fleet-hours"]
 )

@@ -51,6 +51,7 @@ def environment() -> Environment:
         iso=words.iso,
         short=words.short_id,
         kind=words.kind,
+        detail=words.detail,
         segment=segment,
     )
     made.globals.update(

@@ -219,8 +219,8 @@ def times_of(table: Table, clock: str, block: RowBlock) -> Numbers:
         except ValueError as error:
             raise TableRefused(
                 table.path,
-                f"{text[:40]!r} in row {block.start + place:,} of {clock!r} is no point in time; give ISO "
-                "8601 or seconds since 1970",
+                f"{text[:40]!r} in row {block.start + place + 1:,} of {clock!r} is no point in time; give "
+                "ISO 8601 or seconds since 1970",
             ) from error
     return out
 
@@ -278,11 +278,11 @@ class Encoder:
         name = self._table.path.name
         return [
             f"{column}: {count:,} cells of {name} are no numbers and count as missing values "
-            f"(the first is {text[:40]!r} in row {row:,})"
+            f"(the first is {text[:40]!r} in row {row + 1:,})"
             for column, (count, row, text) in self._strange.items()
         ] + [
             f"{column}: {count:,} cells of {name} hold texts that the reference does not have "
-            f"(the first is {text[:40]!r} in row {row:,})"
+            f"(the first is {text[:40]!r} in row {row + 1:,})"
             for column, (count, row, text) in self._unseen.items()
         ]
 
@@ -405,9 +405,9 @@ def _one(reference: Table, facts: Facts, wishes: Wishes) -> tuple[Column | None,
         row, text = facts.first_strange or (0, "")
         raise TableRefused(
             reference.path,
-            f"column {name!r} holds numbers, but {text[:40]!r} in row {row:,}; leave the cell empty if the "
-            f"value is missing, or give --numeric {name} (texts are missing values), --categorical {name} "
-            f"or --ignore {name}",
+            f"column {name!r} holds numbers, but {text[:40]!r} in row {row + 1:,}; leave the cell empty if "
+            f"the value is missing, or give --numeric {name} (texts are missing values), --categorical "
+            f"{name} or --ignore {name}",
         )
     if len(facts.codes) > max(MOST_BINS, _OWN_TEXT * facts.rows):
         return None, f"{name}: nearly every row has a text of its own (an id?); left out", None

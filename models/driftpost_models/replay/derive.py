@@ -58,7 +58,10 @@ class Clock:
         if times is None or (np.diff(times) >= 0).all():
             return cls(found, times, None, step)
         row = int(np.flatnonzero(~(np.diff(times) >= 0))[0]) + 1
-        why = f"rows are not in the order of time: row {row:,} is earlier than the one before, or has no time"
+        why = (
+            f"rows are not in the order of time: row {row + 1:,} is earlier than the one before, or has no "
+            "time"
+        )
         if wanted:
             raise TableRefused(table.path, f"{why} (column {found!r})")
         return cls(found, None, None, step, (f"{found}: {why}. Alarms come too often if rows were shuffled",))

@@ -19,6 +19,7 @@ from driftpost_models.replay.columns import Encoder, Progress, Wishes, learn
 from driftpost_models.replay.commission import LEAST_ROWS, Commissioned, FirstRows, commissioned, site_watch
 from driftpost_models.replay.derive import Clock, derive
 from driftpost_models.replay.labelled import LABEL_SHARE, Labelling, LabelWatch
+from driftpost_models.replay.live_order import LiveOrder
 from driftpost_models.replay.model_rows import Times, feed_model
 from driftpost_models.replay.setup import Setup
 from driftpost_models.replay.tables import open_table
@@ -126,8 +127,9 @@ def replay_table(
     )
     site = _site(setup, calibration, (), threshold, effect, labelled)
     watch = Watch(calibration, threshold, window_rows, trace, labelled, site=site)
-    encoder = Encoder(live_table, learned.columns)
+    encoder, order = Encoder(live_table, learned.columns), LiveOrder(clock.column or learned.clock)
     for block in live_table.blocks():
+        order.look(block)
         seconds = clock.live(live_table, block) if derived.plan.needs_time else None
         labels = None if truth is None else truth.live(block)
         watch.feed(derived.plan.apply(encoder.encode(block), seconds), None, labels)
@@ -141,7 +143,7 @@ def replay_table(
         budget=budget,
         window_rows=window_rows,
         row_seconds=row_seconds,
-        notes=[*notes, *(() if truth is None else truth.notes(record)), *encoder.notes()],
+        notes=[*notes, *order.notes(), *(() if truth is None else truth.notes(record)), *encoder.notes()],
         trace=trace,
         labelling=None if labelled is None else labelled.result(watch.drifting),
         commissioned=None if site is None else commissioned(site, setup.commission or 0),
@@ -347,6 +349,11 @@ def _result(
     notes += by.short_for(budget, window_s)
     notes += _about_findings(watch.findings, by, window_rows)
     notes += watch.doubts
+    if watch.rows < window_rows:
+        notes.append(
+            f"the {watch.rows:,} live rows do not fill one window of {window_rows:,}: it was closed early, "
+            "and nothing can be said of when in it a change began (--window takes fewer rows)"
+        )
     return Replay(
         rows=watch.rows,
         windows=watch.windows,

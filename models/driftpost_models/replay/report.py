@@ -12,12 +12,14 @@ from driftpost_models.replay.replay import Replay
 from driftpost_models.replay.watch import Finding
 from driftpost_models.report import grouped
 from driftpost_sketches.drift.alarm import evidence_in_words
+from driftpost_sketches.drift.describe import CONSTANT
 from driftpost_sketches.schema import StreamKind
 
 _WIDTH = 100
 _MAX_SHOWN = 60
 """Findings in the table; who has more needs another reference, not a longer table."""
 
+MINUS = "\N{MINUS SIGN}"
 _RELATIVE = frozenset({"scale", "noisy"})
 _IN_SPREADS = frozenset({"shift", "shape"})
 
@@ -206,12 +208,20 @@ def _table(replay: Replay) -> list[str]:
 
 def _size(finding: Finding) -> str:
     if finding.kind in _IN_SPREADS:
-        return f"{finding.effect:+.2f} sd" if abs(finding.effect) < 1000 else f"{finding.effect:+.0e} sd"
+        if abs(finding.effect) >= CONSTANT:
+            # As the sentence has it: the reference hardly moved, so how far says nothing.
+            return f"{'>' if finding.effect > 0 else '<' + MINUS}{CONSTANT:.0f} sd"
+        return _plain(f"{finding.effect:+.2f} sd")
     if finding.kind in _RELATIVE:
         return f"x{1.0 + finding.effect:.2f}"
     if finding.kind == "concept":
-        return f"{finding.effect_natural:+.0%} wrong"
-    return f"{finding.effect:+.0%} rows"
+        return _plain(f"{finding.effect_natural:+.0%} wrong")
+    return _plain(f"{finding.effect:+.0%} rows")
+
+
+def _plain(size: str) -> str:
+    """A size with a true minus sign, as wide as a plus."""
+    return size.replace("-", MINUS)
 
 
 def _duration(seconds: float) -> str:

@@ -17,17 +17,22 @@ MIN_COUNT, MAX_COUNT = 1e-6, 1e6  # alarms a period; beyond it the words are sur
 MIN_LOG_THRESHOLD = math.log(20.0)
 
 _NUMBER = r"(\d[\d,]*(?:\.\d+)?)"
+_NOTHING = re.compile(r"^\s*(?:[-\N{MINUS SIGN}]|0+(?:\.0*)?\s+per\b)", re.IGNORECASE)
 _WORDS = re.compile(rf"^\s*{_NUMBER}\s+per\s+(?:{_NUMBER}\s+)?([a-z]+)-([a-z]+?)s?\s*$", re.IGNORECASE)
 
 
 class BudgetError(SketchError):
-    """Words that are not a false-alarm budget."""
+    """Words that are not a false-alarm budget.
 
-    def __init__(self, words: str) -> None:
+    Attributes:
+        words: as given.
+    """
+
+    def __init__(self, words: str, why: str = "") -> None:
         self.words = words
         super().__init__(
-            f"{words!r} is not a false-alarm budget; write for example '1 per device-year' or "
-            f"'2 per fleet-month' (periods: {', '.join(PERIODS)})"
+            f"{words!r} is not a false-alarm budget{why and ': '}{why}; write for example "
+            f"'1 per device-year' or '2 per fleet-month' (periods: {', '.join(PERIODS)})"
         )
 
 
@@ -53,14 +58,16 @@ class Budget:
             BudgetError: the words say something else.
         """
         match = _WORDS.match(words) if isinstance(words, str) and len(words) <= MAX_WORDS else None
-        if match is None:
-            raise BudgetError(words)
+        if match is None or _NOTHING.match(words):
+            none = isinstance(words, str) and _NOTHING.match(words) is not None
+            why = "no test can promise never to be wrong, so the number must be above 0" if none else ""
+            raise BudgetError(words, why)
         count, many = (float(number.replace(",", "")) if number else 1.0 for number in match.group(1, 2))
         scope, period = match[3].lower(), match[4].lower()
         if scope not in SCOPES or period not in PERIODS:
             raise BudgetError(words)
         if not all(MIN_COUNT <= number <= MAX_COUNT for number in (count, many)):
-            raise BudgetError(words)
+            raise BudgetError(words, f"its numbers must lie between {MIN_COUNT:g} and {MAX_COUNT:g}")
         return cls(count, scope, PERIODS[period] * many)
 
     def __str__(self) -> str:

@@ -56,9 +56,13 @@ def fault_of(
                     + ")"
                 )
                 return replace(change, kind="wrong_scale", text=text)
-    if all(reference.streams[t].role is Role.OUTPUT for t in order):
-        return _dead(reference, change, order[0], changed)
-    return change
+    if not all(reference.streams[t].role is Role.OUTPUT for t in order):
+        return change
+    found = _dead(reference, change, order[0], changed)
+    fed = any(stream.role is Role.INPUT for stream in reference.streams)
+    if found is change and fed and change.kind in (*MOVED, "category_share"):
+        return replace(change, text=f"{change.text}, while no input stream moved: the model, or its classes")
+    return found
 
 
 def _dead(reference: Reference, change: Change, t: int, changed: FloatArray) -> Change:

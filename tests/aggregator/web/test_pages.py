@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from starlette.testclient import TestClient
 
 from busy_fleet import BUNDLE, HOSTILE, IMPOSSIBLE
@@ -229,7 +229,20 @@ def test_an_incidents_page_is_a_cause_card(client: TestClient) -> None:
 
 
 def test_a_stuck_sensors_incident_says_so_instead_of_an_effect(client: TestClient) -> None:
-    assert "image.brightness 100 % repeats one value" in shape(client, "/incidents/inc-2").text
+    text = shape(client, "/incidents/inc-2").text
+    assert "image.brightness 100 % repeats one value" in text
+    assert "largest effect" not in text
+
+
+def test_a_risk_that_may_be_no_higher_is_not_called_at_least_a_fraction(
+    dashboard, client: TestClient
+) -> None:
+    with writing(dashboard.engine) as connection:
+        changed = update(tables.incidents).where(tables.incidents.c.incident == "inc-1")
+        connection.execute(changed.values(risk_ratio=7.2, risk_ratio_low=0.81))
+    text = shape(client, "/incidents/inc-1").text
+    assert "7.2 times the risk elsewhere; so few devices leave open whether it is higher at all" in text
+    assert "at least 0.81" not in text
 
 
 def test_an_incident_of_several_attributes_shows_its_devices_instead_of_a_missing_rollup(dashboard) -> None:
