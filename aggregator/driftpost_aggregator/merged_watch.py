@@ -23,7 +23,7 @@ from driftpost_aggregator.census import LEAST_LOG_E, Apart, Census
 from driftpost_aggregator.joint_drift import KIND
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.database import reading, upsert, writing
-from driftpost_aggregator.store.tables import apart, detector_states, populations, rollups
+from driftpost_aggregator.store.tables import apart, detector_states, devices, populations, rollups
 from driftpost_sketches.drift.alarm import Alarm
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.joint.carriers import Ints
@@ -50,6 +50,8 @@ MAX_PAIRS = 64
 # Devices with more attributes than this are watched by single ones alone.
 MAX_PAIRED = 16
 AND = " & "
+# A device that has sent nothing for so long stands nowhere any more, ms.
+FORGOTTEN_MS = 7 * 86_400_000
 # Before the names of streams in joint alarms, among what stands.
 _JOINT = "joint:"
 
@@ -150,6 +152,10 @@ class MergedWatch:
         over = sorted((before.keys() & standing.heard) - standing.apart.keys())
         for device in over:
             connection.execute(delete(apart).where(apart.c.bundle == bundle, apart.c.device == device))
+        gone = select(devices.c.device).where(
+            devices.c.last_window_ms < standing.bucket_ms - FORGOTTEN_MS, devices.c.device == apart.c.device
+        )
+        connection.execute(delete(apart).where(apart.c.bundle == bundle, gone.exists()))
         rows: list[dict[str, object]] = [
             {
                 "bundle": bundle,
@@ -341,8 +347,10 @@ def _scopes(cohorts: Sequence[Sequence[str]]) -> dict[tuple[str, str], list[int]
 
 
 def devices_apart(connection: Connection, bundles: Sequence[str]) -> dict[str, Apart]:
-    """Devices that stand apart on some bundles, by name."""
-    rows = connection.execute(select(apart).where(apart.c.bundle.in_(sorted(bundles))))
+    """Devices that stand apart on some bundles which they still run, by name."""
+    runs = (devices.c.device == apart.c.device) & (devices.c.bundle == apart.c.bundle)
+    query = select(apart).join(devices, runs).where(apart.c.bundle.in_(sorted(bundles)))
+    rows = connection.execute(query)
     return {
         row.device: Apart(
             row.device,

@@ -44,7 +44,8 @@ def test_a_script_plays_through_the_real_ingest_and_triage() -> None:
 
 def test_every_script_that_the_benchmark_promises_is_there() -> None:
     words = " ".join(SCRIPTS)
-    for one in ("no drift", "stuck", "scattered", "firmware", "camera at a site", "whole fleet", "label shift",
-                "10 % liars", "new device type", "day and night", "without an attribute"):  # fmt: skip
+    promised = ("no drift", "stuck", "scattered", "firmware", "camera at a site", "whole fleet")
+    promised += ("label shift", "10 % liars", "new device type", "day and night", "without an attribute")
+    for one in promised:
         assert one in words
     assert not any(math.isnan(value) for _, options in SCRIPTS.values() for value in options.values())
