@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driftpost_sketches.cells import ABSENT, CELLS
-from driftpost_sketches.drift.memory import memory
+from driftpost_sketches.drift.memory import batch_tau, memory
 from driftpost_sketches.drift.perron import principal
 from driftpost_sketches.drift.scores import normal_quantiles
 from driftpost_sketches.drift.tilts import admissible
@@ -26,8 +26,15 @@ FloatArray = npt.NDArray[np.float64]
 STEPS = (0.2, 0.5)
 TILTS = 2 * len(STEPS)
 OFFSET = 0.3  # of a usual step, added to every one: the logarithm of none at all
+# Of the share of evidence that memory beyond the chain costs, once more: second moments make it right on
+# average, but what is remembered are spells, and a spell widens steps further than calm narrows them.
+LOSS_WIDER, LOSS_NARROWER = 0.5, 0.2
 _SMALL = 0.05  # size of the tilt at which the chain's memory of the score is measured
 _DEGENERATE = 1e-3  # variance of the score below which steps say nothing
+
+
+def _loss(size: float) -> float:
+    return LOSS_WIDER if size > 0 else LOSS_NARROWER
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,15 @@ def fit_roughness(shares: FloatArray, matrix: FloatArray, cells: npt.NDArray[np.
         return Roughness(1.0, 1.0, np.zeros(TILTS))
     both, _ = principal(matrix[None] * np.exp(np.array([_SMALL, -_SMALL])[:, None, None] * score))
     tau_chain = max(float(np.log(both).sum()) / _SMALL**2, 0.05)
-    tau = max(memory(series), tau_chain)
-    temper = tau_chain / tau
+    # Spells come and go slowly: neither way to measure memory is trusted to see all of it.
+    long, error = batch_tau(series)
+    tau = max(memory(series), long * (1.0 + error), tau_chain)
+    ratio = tau_chain / tau
     steps = sizes(tau_chain)
     rho, _ = principal(matrix[None] * np.exp(steps[:, None, None] * score))
     # `admissible` takes the series' own mean away; under the chain the score has none.
     caution = [
-        admissible(series, float(size), float(log_rho), temper, tau)
+        admissible(series, float(size), float(log_rho), ratio * (1.0 - _loss(size) * (1.0 - ratio)), tau)
         for size, log_rho in zip(steps, np.log(rho), strict=True)
     ]
     return Roughness(tau_chain, tau, np.array(caution))
