@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from benchmarks.drift.changes import CHANGES, HORIZON_ROWS, WARM_UP_ROWS
-from benchmarks.drift.screen import stays_silent
+from benchmarks.drift.screen import highest_evidence, surely_silent
 from benchmarks.drift.streams import DAY_ROWS, SOURCES, live, reference
 
 from driftpost_sketches.accumulator import WindowAccumulator
@@ -80,30 +81,51 @@ def windows(accumulator: WindowAccumulator, values: FloatArray) -> Iterator[tupl
         yield accumulator.take()
 
 
-def false_alarms(seed: int, source: str, device: int, days: int, *budgets: int) -> dict[int, int]:
-    """Alarms raised by budget while nothing changes, over days watched without a break.
+class Quiet(NamedTuple):
+    """What a device did while nothing changed.
+
+    Attributes:
+        raised: alarms by budget.
+        peak: largest log evidence at the laxest budget, if none of it had become an alarm. At a stricter
+            budget evidence is charged at least as much, so one that asks for more would have been silent.
+    """
+
+    raised: dict[int, int]
+    peak: float
+
+
+def watch_quietly(seed: int, source: str, device: int, days: int, *budgets: int) -> Quiet:
+    """Watches days in which nothing changes, without a break.
 
     Args:
         seed: of the run.
         source: kind of stream.
         device: which one.
         days: device-days.
-        budgets: the laxest first. A stricter one asks for more evidence and charges the reference at least
-            as much, so a device that is silent at one is silent at all that follow: they need not be run.
+        budgets: the laxest first. A device that is silent at one is silent at all that follow (see `Quiet`):
+            they need not be run.
     """
     calibration = calibrate(seed, source, device, "null")
     rows = live(seed, source, device, "null", days * DAY_ROWS)
     values = watched(seed, source, device, "null", rows)
     raised = dict.fromkeys(budgets, 0)
+    peak = -np.inf
     for budget in budgets:
         detector, threshold = detector_for(calibration, budget), log_threshold(budget)
-        if stays_silent(calibration.schema, detector, values, WINDOW_ROWS, threshold):
+        if budget == budgets[0]:
+            peak = highest_evidence(calibration.schema, detector, values, WINDOW_ROWS)
+        if surely_silent(peak, threshold):
             break
         for window, transitions in windows(WindowAccumulator(calibration.schema), values):
             raised[budget] += sum(alarm.state == "raised" for alarm in detector.step(transitions, window))
         if not raised[budget]:
             break
-    return raised
+    return Quiet(raised, float(peak))
+
+
+def false_alarms(seed: int, source: str, device: int, days: int, *budgets: int) -> dict[int, int]:
+    """Alarms raised by budget while nothing changes; see `watch_quietly`."""
+    return watch_quietly(seed, source, device, days, *budgets).raised
 
 
 def too_short(seed: int, source: str, device: int, budget: int) -> list[str]:

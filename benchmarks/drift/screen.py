@@ -41,7 +41,12 @@ def stays_silent(
         window_rows: rows of a window; a last window that is not full is left out.
         log_threshold: of the detector.
     """
-    return highest_evidence(schema, detector, values, window_rows) < log_threshold - TOLERANCE
+    return surely_silent(highest_evidence(schema, detector, values, window_rows), log_threshold)
+
+
+def surely_silent(highest: float, log_threshold: float) -> bool:
+    """Whether evidence that peaks here stays below a threshold, rounding allowed for."""
+    return highest < log_threshold - TOLERANCE
 
 
 def highest_evidence(schema: Schema, detector: DriftDetector, values: FloatArray, window_rows: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from benchmarks.drift.changes import HORIZON_ROWS, WORDS
@@ -41,9 +42,14 @@ def _rate(falling: Callable[[float], float]) -> float:
     return low
 
 
+def quantile(delays: Sequence[float], share: float) -> float:
+    """Rows within which this share of changes was found, the horizon where fewer were."""
+    return min(float(np.quantile(delays, share, method="higher")), float(HORIZON_ROWS))
+
+
 def median(delays: Sequence[float]) -> float:
     """Median rows, the horizon where most changes were missed."""
-    return min(float(np.quantile(delays, 0.5, method="higher")), float(HORIZON_ROWS))
+    return quantile(delays, 0.5)
 
 
 def rows_in_words(delays: Sequence[float]) -> str:
@@ -60,26 +66,27 @@ def verdict(count: int, days: float, budget: int) -> str:
 
 
 def false_alarm_table(
-    counts: Mapping[str, Mapping[int, int]], days: int, warned: Mapping[str, Mapping[int, int]]
+    counts: Mapping[str, Mapping[int, int]],
+    days: Mapping[str, int],
+    warned: Mapping[str, Mapping[int, int]],
 ) -> str:
     """Rates per 1,000 device-days with upper bounds, and streams that the builder calls too short."""
     budgets = list(next(iter(counts.values())))
     lines = [
-        "| stream | reference rows | " + " | ".join(f"budget {b:,}" for b in budgets)
+        "| stream | reference rows | device-days | " + " | ".join(f"budget {b:,}" for b in budgets)
         + " | streams of 30 that the builder calls short at " + " / ".join(f"{b:,}" for b in budgets) + " |",
-        "| --- | --- |" + " --- |" * (len(budgets) + 1),
+        "| --- | --- | --- |" + " --- |" * (len(budgets) + 1),
     ]  # fmt: skip
     for source, row in counts.items():
         cells = [
-            f"{1000 * row[b] / days:.4g} (at most {upper_bound(row[b], days / 1000):.3g}; "
-            f"{verdict(row[b], days, b)})"
+            f"{1000 * row[b] / days[source]:.4g} (at most {upper_bound(row[b], days[source] / 1000):.3g}; "
+            f"{verdict(row[b], days[source], b)})"
             for b in budgets
         ]
         short = " / ".join(str(warned[source][b]) for b in budgets)
         lines.append(
             f"| {SOURCES[source].words} (`{source}`) | {SOURCES[source].reference_rows:,} | "
-            + " | ".join(cells)
-            + f" | {short} |"
+            f"{days[source]:,} | " + " | ".join(cells) + f" | {short} |"
         )
     return "\n".join(lines)
 
@@ -103,16 +110,43 @@ def delay_table(delays: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     return "\n".join(lines)
 
 
-def peer_table(detectors: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]]) -> str:
-    """A column a detector: its measured false alarms, then its median delays."""
+class Column(NamedTuple):
+    """One detector in a comparison.
+
+    Attributes:
+        setting: what it was tuned to, in words.
+        raised: false alarms at that.
+        device_days: on which they were counted.
+        delays: rows by change.
+    """
+
+    setting: str
+    raised: int
+    device_days: int
+    delays: Mapping[str, Sequence[float]]
+
+
+def peer_table(detectors: Mapping[str, Column]) -> str:
+    """A column a detector: how it was tuned, then its delays."""
     lines = [
         "| | " + " | ".join(detectors) + " |",
         "| --- |" + " --- |" * len(detectors),
-        "| false alarms per 1,000 device-days | "
-        + " | ".join(words for words, _ in detectors.values())
+        "| setting | " + " | ".join(column.setting for column in detectors.values()) + " |",
+        "| false alarms | "
+        + " | ".join(f"{column.raised} in {column.device_days:,} days" for column in detectors.values())
         + " |",
     ]
     for change, words in WORDS.items():
-        cells = [rows_in_words(found[change]) if found else "-" for _, found in detectors.values()]
+        cells = [rows_in_words(column.delays[change]) for column in detectors.values()]
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def sooner(detectors: Mapping[str, Column]) -> dict[str, list[str]]:
+    """On which changes each detector has a shorter median delay than the first."""
+    mine, *_ = detectors.values()
+    return {
+        name: [WORDS[c] for c in WORDS if median(column.delays[c]) < median(mine.delays[c])]
+        for name, column in detectors.items()
+        if column is not mine
+    }
