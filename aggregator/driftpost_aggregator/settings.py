@@ -27,6 +27,7 @@ KINDS = (
     "data_quality",
     "model_fault",
     "device_fault",
+    "poisoning",
 )
 
 TABLE = SettingsTable(

@@ -4,10 +4,18 @@ import json
 import re
 from pathlib import Path
 
+from driftpost_aggregator.alerts import channels
+from driftpost_aggregator.alerts.change import Change
 from driftpost_aggregator.causes import Kind
+from driftpost_aggregator.delivery import targets
 from driftpost_aggregator.delivery.schedule import SCHEDULE_S
-from driftpost_aggregator.retrain import MAX_DEVICES, MAX_STREAMS, REPORTS
+from driftpost_aggregator.labels.forwarding import KEEP_MS
+from driftpost_aggregator.labels.reading import MAX_LABELS
+from driftpost_aggregator.retrain import REPORTS
+from driftpost_aggregator.retrain_event import MAX_DEVICES, MAX_STREAMS
+from driftpost_aggregator.reuse import Fit
 from driftpost_aggregator.settings import KINDS, TABLE
+from driftpost_aggregator.web.labels_api import MAX_LABELS_BODY
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -58,7 +66,36 @@ def test_the_example_request_has_exactly_the_fields_of_a_real_one() -> None:
     block = re.search(r"```json\n(.*?)```", page, re.DOTALL)
     assert block is not None
     data = json.loads(block[1])["data"]
-    source = (DOCS.parent / "aggregator/driftpost_aggregator/retrain.py").read_text(encoding="utf-8")
-    for part in (data, data["incident"], data["affected"], data["model"], data["links"]):
+    source = (DOCS.parent / "aggregator/driftpost_aggregator/retrain_event.py").read_text(encoding="utf-8")
+    for part in (data, data["incident"], data["affected"], data["model"], data["ranking"], data["links"]):
         for key in part:
             assert f'"{key}"' in source
+
+
+def test_what_a_known_bundle_is_told_by_is_explained() -> None:
+    page = (DOCS / "retrain-requests.md").read_text(encoding="utf-8")
+    block = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    data = json.loads(block[1])["data"]
+    assert set(data["reuse"]) == set(Fit.__dataclass_fields__)
+    assert data["known_bundles"] == [data["reuse"]]
+
+
+def test_every_kind_and_format_of_target_and_channel_is_explained() -> None:
+    requests = (DOCS / "retrain-requests.md").read_text(encoding="utf-8")
+    for name in (*targets.KINDS, *targets.FORMATS):
+        assert f"| `{name}` |" in requests
+    alerts = (DOCS / "alerts.md").read_text(encoding="utf-8")
+    for kind in channels.KINDS:
+        assert f'kind = "{kind}"' in alerts
+    event = re.search(r"```json\n(.*?)```", alerts, re.DOTALL)
+    assert event is not None
+    (change,) = json.loads(event[1])["data"]["changes"]
+    assert set(change) == {*Change.__dataclass_fields__, "link"}
+
+
+def test_the_limits_on_labels_are_the_program_s() -> None:
+    page = (DOCS / "labels.md").read_text(encoding="utf-8")
+    assert f"at most {MAX_LABELS:,} labels" in page
+    assert MAX_LABELS_BODY == 4 << 20
+    assert KEEP_MS == 90 * 86_400_000

@@ -10,14 +10,18 @@ import pytest
 
 from driftpost_sync.messages import (
     Ack,
+    AnswerBody,
     Command,
     DescribeBody,
     Envelope,
     FindingBody,
+    GivenLabel,
+    GivenLabels,
     HostPresence,
     Item,
     LedgerBody,
     Presence,
+    Request,
     Tally,
     WindowBody,
     decode_body,
@@ -71,6 +75,7 @@ DESCRIBE = DescribeBody(
     classes=("zero", "one"),
     provenance={"tool": "driftpost 0.1.0"},
 )
+GIVEN = GivenLabels((GivenLabel("0000000300005eed-17", (7,)), GivenLabel(1767225600000, ("seven",))))
 EXAMPLES: dict[str, object] = {
     "window": WINDOW,
     "finding": FINDING,
@@ -82,6 +87,8 @@ EXAMPLES: dict[str, object] = {
     "host state": HostPresence(True, 1767225600000),
     "ack": Ack(INCARNATION, ((1, 3), (5, 5)), ((4, "not a window"),), ("ledger",)),
     "command": Command("c-1", "activate", {"bundle": "a1b2"}, b"\x07" * 64),
+    "answer": AnswerBody("lb-1", "done", {"counted": 2, "twice": 0, "unknown": 1, "refused": 0}),
+    "request": Request("lb-1", "labels", 1767830400000, GIVEN.to_bytes()),
 }
 
 
@@ -106,9 +113,9 @@ def test_what_is_written_is_the_example_byte_for_byte(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_is_read_as_what_was_meant(name):
     data = blocks()[name]
-    if name in ("ack", "command"):
+    if name in ("ack", "command", "request"):
         assert decode_down(data) == EXAMPLES[name]
-    elif name in ("window", "finding", "ledger"):
+    elif name in ("window", "finding", "ledger", "answer"):
         assert decode_body(name, data) == EXAMPLES[name]
     else:
         assert type(EXAMPLES[name]).from_bytes(data) == EXAMPLES[name]
@@ -132,7 +139,7 @@ def test_the_page_explains_every_key(name):
 def test_a_key_added_by_a_newer_minor_version_is_ignored(name):
     plain = msgpack.unpackb(EXAMPLES[name].to_bytes())
     newer = msgpack.packb({**plain, "zz_new": [1, {"a": b"b"}]})
-    if name in ("ack", "command"):
+    if name in ("ack", "command", "request"):
         assert decode_down(newer) == EXAMPLES[name]
     else:
         assert type(EXAMPLES[name]).from_bytes(newer) == EXAMPLES[name]
