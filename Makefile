@@ -18,7 +18,7 @@ DEMO   := $(VENV)/.demo-$(KEY)
 DEV    := $(VENV)/.dev-$(KEY)
 PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help setup demo test lint faults soak models train-environment bench-drift bench-triage bench clean
+.PHONY: help setup demo test lint faults soak models train-environment table-models test-arm64 bench-drift bench-triage bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,11 +27,13 @@ help:
 	@echo "make lint    ruff, mypy strict, import contracts"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
-	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n)"
+	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n; FRESH=1)"
 	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; ONLY=words, SEED=n)"
 	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
 	@echo "make faults  kills, power cuts, damage, full disks: what each costs; an hour (KILLS=n, 500; ONLY='cuts-full disk')"
 	@echo "make soak    one agent, 2 million inferences, a broker that comes and goes: ten minutes (INFERENCES=n)"
+	@echo "make table-models  guard every model below MODELS and write the table of docs/models.md: two minutes"
+	@echo "make test-arm64  the agent's tests inside the image for 64-bit Arm: an hour under emulation"
 	@echo "make clean   remove what the others made"
 
 $(DEMO):
@@ -87,9 +89,13 @@ $(RIVER):
 	  echo "River can't be installed here (see above): ADWIN, KSWIN and Page-Hinkley are left out"
 
 # One thread for linear algebra: its matrices are small, and the work is spread over processes.
+# Finished parts are kept under build/bench_drift.parts: a run that is interrupted goes on from them, as long as
+# neither the code nor what is asked for has changed. FRESH=1 measures everything again.
 bench-drift: $(DEMO) $(RIVER)
+	$(if $(FRESH),rm -rf build/bench_drift.parts)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.drift.run --seed $(SEED) $(if $(QUICK),--quick) \
-	  $(if $(PROCESSES),--processes $(PROCESSES)) --out build/bench_drift.json --peers-python \
+	  $(if $(PROCESSES),--processes $(PROCESSES)) --keep build/bench_drift.parts \
+	  --out build/bench_drift.json --peers-python \
 	  $$(.venv-bench/bin/python -c 'import river' 2>/dev/null && echo .venv-bench/bin/python || echo $(BIN)/python)
 
 bench-triage: SEED = 9321
@@ -110,6 +116,14 @@ faults: $(DEV)
 
 soak: $(DEV)
 	$(FAULTS) faults.soak --inferences $(or $(INFERENCES),2000000) --out build/soak.md
+
+MODELS ?= ../shared/realdata/models
+
+table-models: $(DEV)
+	PYTHONPATH=tests:$(ROOMS) $(BIN)/python -m models.guarded_models docs/models.md $(MODELS)
+
+test-arm64:
+	deploy/container/test-arm64
 
 clean:
 	rm -rf $(VENV) .venv-train .venv-bench .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
