@@ -40,6 +40,76 @@ def _account() -> str | None:
         pytest.skip("running as root, and there is no postgres account")
 
 
+class PostgreSQL:
+    """A server in a folder of its own, which can be killed and started again."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        pytest.importorskip("psycopg", reason="psycopg is not installed")
+        binaries = _binaries()
+        if binaries is None:
+            pytest.skip("PostgreSQL is not installed")
+        self._binaries = binaries
+        self._account = _account()
+        self._durable = durable
+        self._server: subprocess.Popen[bytes] | None = None
+        # Short, as a Unix socket path has 107 bytes; not one of pytest folders, which others may not enter.
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        try:
+            if self._account is not None:
+                shutil.chown(self._folder, self._account)
+            subprocess.run(
+                [
+                    *(binaries / "initdb", "-D", self._folder / "data", "-U", "driftpost", "-A", "trust"),
+                    *("-E", "UTF8", "--no-sync"),
+                ],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                user=self._account,
+                cwd=self._folder,
+            )
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def url(self) -> str:
+        """For SQLAlchemy, of an empty database."""
+        return f"postgresql+psycopg://driftpost@/postgres?host={self._folder}"
+
+    def start(self) -> None:
+        """Start it, again if need be, and wait until it answers."""
+        options = {"listen_addresses": "", "fsync": "on" if self._durable else "off"}
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [
+                    *(self._binaries / "postgres", "-D", self._folder / "data", "-k", self._folder),
+                    *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+                ],
+                stdout=log,
+                stderr=log,
+                user=self._account,
+                cwd=self._folder,
+            )
+        _await(self._folder, self._server)
+
+    def crash(self) -> None:
+        """End it at once, without a checkpoint: the next start has to recover."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._server is not None:
+            self._server.send_signal(number)
+            self._server.wait(30)
+            self._server = None
+
+    def remove(self) -> None:
+        """End it and remove its folder."""
+        # SIGINT ends connections; SIGTERM would wait for them.
+        self._end(signal.SIGINT)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 @contextmanager
 def running_postgresql(*, durable: bool = False) -> Iterator[str]:
     """SQLAlchemy URL of an empty database; the server ends with the block.
@@ -47,51 +117,11 @@ def running_postgresql(*, durable: bool = False) -> Iterator[str]:
     Args:
         durable: whether a commit waits for the disk, as it must outside of tests.
     """
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed")
-    account = _account()
-    # Short, as a Unix socket path has 107 bytes; not one of pytest folders, which others may not enter.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    server = PostgreSQL(durable=durable)
     try:
-        if account is not None:
-            shutil.chown(folder, account)
-        data = folder / "data"
-        subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "driftpost", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            user=account,
-            cwd=folder,
-        )
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [
-                    binaries / "postgres",
-                    "-D",
-                    data,
-                    "-k",
-                    folder,
-                    "-c",
-                    "listen_addresses=",
-                    "-c",
-                    f"fsync={'on' if durable else 'off'}",
-                ],
-                stdout=log,
-                stderr=log,
-                user=account,
-                cwd=folder,
-            )
-        try:
-            _await(folder, server)
-            yield f"postgresql+psycopg://driftpost@/postgres?host={folder}"
-        finally:
-            # SIGINT ends connections; SIGTERM would wait for them.
-            server.send_signal(signal.SIGINT)
-            server.wait(20)
+        yield server.url
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
 
 
 def _await(folder: Path, server: subprocess.Popen[bytes]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from driftpost_aggregator.errors import ConfigurationError
@@ -76,7 +76,7 @@ class Disturbance:
     kind: str
     stream: str
     amount: float
-    where: Mapping[str, str]
+    where: Mapping[str, str] = field(hash=False)
     share: float
     begin: int
     end: int

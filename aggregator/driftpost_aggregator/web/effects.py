@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection, and_, select
 
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.models import Model
 from driftpost_aggregator.web.queries.series import MAX_POINTS, Sampling
-from driftpost_sketches.drift.effect import Effect, effect_sizes
+from driftpost_sketches.drift.effect import PSI_FLOOR, Effect, effect_sizes, reference_spread
 from driftpost_sketches.schema import StreamKind
-from driftpost_sketches.window import Window
+from driftpost_sketches.window import FIXED_POINT, Window
+from driftpost_sketches.window_batch import WindowBatch
 
 # Numbers remembered; about 200 bytes each.
 _MAX_REMEMBERED = 50_000
@@ -71,6 +74,66 @@ def largest_change(model: Model, window: Window) -> tuple[float, str]:
     return best, name
 
 
+def largest_changes(model: Model, packed: Sequence[bytes]) -> list[tuple[float, str]]:
+    """`largest_change` of many windows, all streams of a window at a time."""
+    yardstick = _Yardstick(model)
+    batch = WindowBatch(model.schema, packed)
+    return [
+        # What the bundle's owner has described anew is measured by no old ruler.
+        (0.0, "") if at in batch.refused else yardstick.largest(batch.window(at))
+        for at in range(len(batch))
+    ]
+
+
+class _Yardstick:
+    """What a bundle's windows are measured by, as arrays over its tracked streams."""
+
+    def __init__(self, model: Model) -> None:
+        schema = model.schema
+        self._places = np.array(
+            [i for i, stream in enumerate(schema.streams) if stream.tracked], dtype=np.intp
+        )
+        streams = [schema.streams[i] for i in self._places]
+        then = [model.baseline.summary(schema, int(i)) for i in self._places]
+        self._names = [stream.name for stream in streams]
+        self._numeric = np.array([stream.kind is StreamKind.NUMERIC for stream in streams])
+        self._tau = np.array([max(1.0, model.tau.get(stream.name, 1.0)) for stream in streams])
+        self._center = np.array([stream.center for stream in streams])
+        self._scale = np.array([stream.scale for stream in streams])
+        self._mean = np.array([one.mean for one in then])
+        self._spread = np.array(
+            [reference_spread(one.std, stream) for one, stream in zip(then, streams, strict=True)]
+        )
+        self._had = np.array([one.n > 0 for one in then])
+        self._others = [
+            (at, int(self._places[at]), np.maximum(one.share, PSI_FLOOR), streams[at].n_bins)
+            for at, one in enumerate(then)
+            if not self._numeric[at]
+        ]
+        # Without edges nobody knows a stream's scale: its windows have no mean.
+        self._scaled = np.array([bool(stream.edges) for stream in streams])
+
+    def largest(self, window: Window) -> tuple[float, str]:
+        """As `largest_change`."""
+        n = np.maximum(window.finite()[self._places], 0).astype(np.float64)
+        rows = n / self._tau
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self._center + self._scale * window.sum1[self._places] / n / FIXED_POINT
+            shift = np.abs((mean - self._mean) / self._spread)
+            size = np.where(self._numeric & self._scaled, shift - STANDARD_ERRORS / np.sqrt(rows), 0.0)
+        for at, index, then, bins in self._others:
+            if rows[at] < 1:
+                continue
+            counts = window.counts[window.layout[index] : window.layout[index + 1]]
+            now = np.maximum(counts / n[at], PSI_FLOOR)
+            psi = float(((now - then) * np.log(now / then)).sum())
+            noise = bins / rows[at] * (1 + STANDARD_ERRORS * math.sqrt(2.0 / bins))
+            size[at] = math.sqrt(max(0.0, psi - noise))
+        size = np.where(self._had & (rows >= 1) & np.isfinite(size), np.maximum(size, 0.0), 0.0)
+        best = int(size.argmax()) if len(size) else 0
+        return (float(size[best]), self._names[best]) if len(size) and size[best] > 0 else (0.0, "")
+
+
 class Changes:
     """Largest changes of merged windows, each computed once."""
 
@@ -113,13 +176,14 @@ class Changes:
             found = {start: self._known.get(key) for start, key in keys.items()}
         unknown = [start for start, change in found.items() if change is None]
         if unknown:
-            rows = connection.execute(
+            result = connection.execute(
                 select(_rollup.bucket_start_ms, _rollup.window).where(
                     here, _rollup.bucket_start_ms.in_(unknown)
                 )
             )
-            for start, window in rows:
-                found[start] = largest_change(model, Window.from_bytes(bytes(window)))
+            rows = result.all()
+            sizes = largest_changes(model, [bytes(row.window) for row in rows])
+            found |= {row.bucket_start_ms: size for row, size in zip(rows, sizes, strict=True)}
             with self._lock:
                 for start in unknown:
                     change = found[start]

@@ -12,7 +12,7 @@ from driftpost_sketches.schema import Schema, Stream, StreamKind
 from driftpost_sketches.window import Window
 
 CONSTANT_SPREAD = 1e-3  # of a constant's magnitude
-_FLOOR = 1e-4  # share given to an empty bin in the PSI: finite, and small beside any share worth naming
+PSI_FLOOR = 1e-4  # share given to an empty bin in the PSI: finite, and small beside any share worth naming
 
 
 @dataclass(frozen=True)
@@ -111,5 +111,5 @@ def _absent_share(absent: int, present: int) -> float:
 
 
 def _psi(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> float:
-    p, q = np.maximum(then, _FLOOR), np.maximum(now, _FLOOR)
+    p, q = np.maximum(then, PSI_FLOOR), np.maximum(now, PSI_FLOOR)
     return float(((q - p) * np.log(q / p)).sum())
