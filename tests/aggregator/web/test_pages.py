@@ -228,6 +228,54 @@ def test_an_incidents_page_is_a_cause_card(client: TestClient) -> None:
     assert f"/streams/{BUNDLE}/image.sharpness?scope=cohort&key=camera%3DB" in page.links
 
 
+def test_an_incidents_page_says_what_is_without_it_what_rivals_it_and_what_is_missing(dashboard) -> None:
+    text = shape(dashboard.client, "/incidents/inc-1").text
+    assert "Without it there is no drift" in text
+    assert "had sent windows since the onset when this was found" in text
+    card = {
+        "rest": {"devices": 8, "drifts": True, "stream": "image.brightness", "inside": 1, "outside": 0.9},
+        "alternatives": [[["lens", "<w>"]], [["site", "mill"], ["rack", "2"]]],
+        "coverage": {"devices": 12, "silent": 3, "missing": 0.25},
+    }
+    with writing(dashboard.engine) as connection:
+        changed = update(tables.incidents).where(tables.incidents.c.incident == "inc-1")
+        connection.execute(changed.values(card=card))
+    text = shape(dashboard.client, "/incidents/inc-1").text
+    assert "Without it there is still drift: the other 8 devices drift too" in text
+    assert "Explained as well by lens = <w>, or by site = mill and rack = 2" in text
+    assert "3 of 12 devices had sent no window since the onset" in text
+    assert "25 % of their inferences had not reached this aggregator" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("covariate_shift", "No attribute tells these devices from the others"),
+        ("poisoning", "their own detectors have not said so"),
+    ],
+)
+def test_a_group_is_shown_by_the_devices_in_it(dashboard, kind: str, words: str) -> None:
+    with writing(dashboard.engine) as connection:
+        row = dict(connection.execute(select(tables.incidents)).mappings().first())
+        row |= {"incident": "inc-group", "scope": "group", "scope_key": "meter-00004", "attributes": []}
+        row |= {"kind": kind, "affected": 2, "members": 2}
+        connection.execute(insert(tables.incidents).values(**row))
+        for device in ("meter-00004", "meter-00005"):
+            connection.execute(
+                insert(tables.incident_devices).values(
+                    incident="inc-group", device=device, onset_ms=row["onset_ms"], raised_ms=row["onset_ms"]
+                )
+            )
+    text = shape(dashboard.client, "/incidents/inc-group").text
+    assert words in text
+    assert "meter-00005" in text
+    figure = dashboard.client.get("/charts/incidents/inc-group/image.brightness").json()
+    assert len(figure["data"]) == 2
+    fleet = shape(dashboard.client, "/").text
+    assert "meter-00004 and others" in fleet
+    assert "1 group" in fleet
+
+
 def test_a_stuck_sensors_incident_says_so_instead_of_an_effect(client: TestClient) -> None:
     text = shape(client, "/incidents/inc-2").text
     assert "image.brightness 100 % repeats one value" in text
