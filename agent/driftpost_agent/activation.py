@@ -24,9 +24,11 @@ from driftpost_models.signing import PublicKey
 
 log = logging.getLogger(__name__)
 
-POINTER_VERSION = 1
-# Bytes; the pointer is four short fields.
+POINTER_VERSION = 2
+# Bytes; the pointer is a few short fields.
 MAX_POINTER_BYTES = 4096
+# What is remembered of why a bundle did not start, characters.
+MAX_PROBLEM_CHARS = 400
 # Installed bundles that are kept: the active one and its predecessor, to which a device can go back offline.
 KEPT_BUNDLES = 2
 
@@ -44,11 +46,13 @@ class Pointer:
         previous: id of the one before, "" when there was none.
         configured: id that `model.bundle` had when it was last activated. When the file there changes, the
             new one is activated; until then an activation by command stays in force over restarts.
+        problem: why this one serves and not the one that was asked for, "" if it is that one.
     """
 
     active: str
     previous: str = ""
     configured: str = ""
+    problem: str = ""
 
 
 class Activation:
@@ -76,7 +80,7 @@ class Activation:
                 plain = json.loads(file.read(MAX_POINTER_BYTES))
             if plain["version"] != POINTER_VERSION:
                 raise ValueError(f"version {plain['version']}")
-            fields = {name: plain[name] for name in ("active", "previous", "configured")}
+            fields = {name: plain[name] for name in ("active", "previous", "configured", "problem")}
             if not all(isinstance(value, str) for value in fields.values()):
                 raise TypeError("not text")
             return Pointer(**fields)
@@ -170,7 +174,10 @@ class Activation:
                     failed, "start", f"{problem}; there is no earlier bundle to go back to"
                 )
             bundle = self.verify(self.installed(pointer.previous))
-            self._write(replace(pointer, active=pointer.previous, previous=""))
+            after = replace(
+                pointer, active=pointer.previous, previous="", problem=problem[:MAX_PROBLEM_CHARS]
+            )
+            self._write(after)
         return bundle
 
     def at_start(self, configured: Path) -> tuple[Bundle, str]:
@@ -201,6 +208,11 @@ class Activation:
                 return self.roll_back(pointer.active, str(error)), str(error)
             # What was installed is damaged; the configured file is all there is.
             return self.activate(configured, configured=True), str(error)
+
+    def standing_problem(self) -> str:
+        """Why another bundle serves than was asked for, since whichever start; "" if it is the right one."""
+        pointer = self.pointer()
+        return pointer.problem if pointer else ""
 
     def installed(self, bundle_id: str) -> Path:
         """Where a bundle lies once installed."""

@@ -35,6 +35,7 @@ from driftpost_agent.errors import ActivationFailed, AgentError, ConfigurationIn
 from driftpost_agent.footprint import footprint
 from driftpost_agent.guard import Guard
 from driftpost_agent.health import Health, Heartbeat, Signs, assess, stalled
+from driftpost_agent.interruptible_start import InterruptibleStart
 from driftpost_agent.label_checks import Label, LabelChecks
 from driftpost_agent.latency import LatencyHistogram
 from driftpost_agent.ledger_schedule import LedgerSchedule
@@ -126,7 +127,8 @@ class Daemon:
         self._identity = _identity(settings)
         self._mqtt = MqttSettings.from_settings(settings) if settings.flag("sync.enabled") else None
         store_path = settings.path("store.path")
-        self._start_runtime = loader(settings)
+        self._starting = InterruptibleStart(exit_event)
+        self._start_runtime = loader(settings, self._starting.announce)
         self._activation = Activation(
             store_path.parent / "bundles",
             trusted_keys(settings),
@@ -145,7 +147,13 @@ class Daemon:
         self._meter = Meter()
         self._latency = LatencyHistogram()
         self._serving: Serving | None = None
-        self._watch = ModelWatch(self._findings, monotonic)
+        self._watch = ModelWatch(
+            self._findings,
+            monotonic,
+            memory_mb=settings.optional("model.memory_mb", float),
+            crash_limit=settings.integer("model.crash_limit"),
+            stop=settings.text("model.on_crash_loop") == "stop",
+        )
         self._self_test_problem = ""
         # Why another bundle serves than the one that was asked for, "" while that is not so.
         self._bundle_problem = ""
@@ -206,7 +214,7 @@ class Daemon:
 
     def ready(self) -> bool:
         """Whether inferences are served."""
-        return self._serving is not None and not self._exit.is_set()
+        return self._serving is not None and not self._exit.is_set() and not self._watch.stopped
 
     def status(self) -> dict[str, Any]:
         """The status document, see `driftpost_agent.status`."""
@@ -257,9 +265,16 @@ class Daemon:
         """
         try:
             try:
-                self._start()
+                with self._starting:
+                    self._start()
             except sqlite3.Error as error:
                 raise unusable(self._store.path, error) from error
+            except (AgentError, ModelError):
+                if not self._starting.interrupted:
+                    raise
+            if self._starting.interrupted:
+                log.info("stopped while it was starting")
+                return
             give_back()
             self._notifier.ready(self._summary())
             log.info("ready", extra={"address": f"{self._settings.text('server.host')}:{self._port()}"})
@@ -290,17 +305,21 @@ class Daemon:
                 exit_event=self._link_exit,
             )
         bundle, problem = self._activation.at_start(settings.path("model.bundle"))
+        self._go_on_starting()
         if problem:
             self._store.record_activation(bundle.id, bundle.name, bundle.version, "kept", problem)
         try:
             runtime = self._started_model(bundle)
         except ActivationFailed as error:
+            self._go_on_starting()
             # A board whose runtime was changed may refuse what it served yesterday; the bundle before may do.
             log.error("%s", error)
             problem = f"{problem}; {error}" if problem else str(error)
             self._store.record_activation(bundle.id, bundle.name, bundle.version, "rolled back", str(error))
             bundle = self._activation.roll_back(bundle.id, error.problem)
             runtime = self._started_model(bundle)
+        # A start that went back from a bundle has a successor that would have nothing to tell.
+        problem = problem or self._activation.standing_problem()
         if problem:
             self._served_instead(bundle, problem)
         self._serve(bundle, "started", runtime)
@@ -352,6 +371,15 @@ class Daemon:
         """The ways in beside the server, for the status document."""
         ways = {"folder": self._folder, "local_mqtt": self._topics}
         return {name: way.facts() for name, way in ways.items() if way is not None}
+
+    def _go_on_starting(self) -> None:
+        """What fails after a stop fails because of it, and must not be taken for a fault of the bundle.
+
+        Raises:
+            ActivationFailed: the agent is being stopped.
+        """
+        if self._starting.interrupted:
+            raise ActivationFailed("the model", "start", "the agent was stopped meanwhile")
 
     def _open_server(self) -> InferenceServer:
         settings = self._settings
@@ -493,7 +521,7 @@ class Daemon:
             self._self_test_problem = ""
             self._findings.clear(MODEL_FAULT, f"{bundle.name} {bundle.version} answers as it was built to")
         except ActivationFailed as error:
-            if error.step != "self-test":
+            if error.step != "self-test" or self._starting.interrupted:
                 raise
             self._self_test_problem = error.problem
             self._findings.raise_(MODEL_FAULT, error.problem, bundle.id, error.differing, "share")
@@ -526,6 +554,8 @@ class Daemon:
             guard = self._guard(bundle, runtime)
             undo.pop_all()
         before, self._serving = self._serving, Serving(bundle, guard)
+        if before is not None:
+            self._watch.begin()
         if self._uplink is not None:
             self._uplink.active(bundle.id, bundle.schema.id, f"{runtime.version} {runtime.provider}")
         log.info("serving", extra={"bundle": bundle.id[:12], "model": bundle.name, "version": bundle.version})
@@ -657,9 +687,11 @@ class Daemon:
         runtime = self._serving.guard.runtime if self._serving else None
         return assess(
             Signs(
-                serving=runtime is not None and bool(getattr(runtime, "alive", True)),
+                serving=runtime is not None
+                and bool(getattr(runtime, "alive", True))
+                and not self._watch.stopped,
                 stalled=self._stalled(),
-                model_problem=self._watch.problem,
+                model_problem=self._watch.stopped or self._watch.problem,
                 store_problem=self._store_problem(),
                 link_problem=problem,
                 link_down_s=down_s,
@@ -713,6 +745,8 @@ class Daemon:
         serving = self._serving
         if serving is None:
             raise RequestRefused("the model is not loaded yet; try again", 503)
+        if self._watch.stopped:
+            raise RequestRefused(self._watch.stopped, 503)
         return serving
 
     def _wake_uplink(self) -> None:

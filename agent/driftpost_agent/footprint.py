@@ -36,6 +36,11 @@ def footprint(model_pid: int | None, proc: Path = Path("/proc")) -> Footprint:
     )
 
 
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process, MiB; 0 where the system does not tell."""
+    return _resident_mb(Path("/proc") / str(pid))
+
+
 def _resident_mb(process: Path) -> float:
     try:
         pages = int((process / "statm").read_text(encoding="ascii").split()[1])

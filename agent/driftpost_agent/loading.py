@@ -29,8 +29,14 @@ def trusted_keys(settings: Settings) -> list[PublicKey]:
     return keys
 
 
-def loader(settings: Settings) -> Callable[[Bundle], Runtime]:
+def loader(
+    settings: Settings, announce: Callable[[IsolatedRuntime], None] = lambda _: None
+) -> Callable[[Bundle], Runtime]:
     """Loads a bundle's model as configured: in a process of its own, or in this one.
+
+    Args:
+        settings: agent.toml.
+        announce: called with each runtime before its model is loaded, so that it can be closed meanwhile.
 
     Raises:
         ConfigurationInvalid: CPUs are named for a model that shares the agent's process.
@@ -58,6 +64,7 @@ def loader(settings: Settings) -> Callable[[Bundle], Runtime]:
                 cache=cache,
                 deadline_s=settings.number("model.deadline_seconds"),
                 start_deadline_s=settings.number("model.start_seconds"),
+                announce=announce,
             )
         return load_model(
             bundle.model_bytes, kind=bundle.model_kind, threads=threads, providers=providers, cache=cache

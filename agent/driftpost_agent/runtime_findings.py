@@ -14,6 +14,7 @@ from driftpost_sync.messages import MAX_TEXT_CHARS, FindingBody
 log = logging.getLogger(__name__)
 
 MODEL_CRASHED = "model_crashed"
+CRASH_LOOP = "crash_loop"
 MODEL_FAULT = "model_fault"  # the golden inputs are answered otherwise than when the bundle was built
 ROLLED_BACK = "rolled_back"
 STORE_DAMAGED = "store_damaged"

@@ -83,6 +83,31 @@ TABLE = SettingsTable(
             True,
             meaning="run the model in its own process, so that a crash does not take the agent along",
         ),
+        Setting(
+            "model.memory_mb",
+            float,
+            None,
+            "MiB",
+            "a model whose process has more resident is ended and started again; left out, it may grow",
+            minimum=16,
+            maximum=1_000_000,
+        ),
+        Setting(
+            "model.crash_limit",
+            int,
+            10,
+            meaning="crashes without a stable minute between them that make a crash loop",
+            minimum=1,
+            maximum=1_000_000,
+        ),
+        Setting(
+            "model.on_crash_loop",
+            str,
+            "retry",
+            meaning="retry starts the model again with back-off, and the policy decides what `model_failed` "
+            "means until it answers; stop answers every request with 503 and reports failing health",
+            choices=("retry", "stop"),
+        ),
         Setting("server.host", str, "127.0.0.1", meaning="address the inference server listens on"),
         Setting(
             "server.port",

@@ -66,7 +66,7 @@ class RuntimeCrashed(ModelError):
     """The child process that held the model ended or was ended.
 
     Attributes:
-        cause: `signal`, `exit`, `deadline` or `protocol`.
+        cause: `signal`, `exit`, `deadline`, `protocol` or `ended`.
         detail: the signal's name, the exit status or the deadline.
         log: the last lines that the child wrote to its standard error.
     """
@@ -80,6 +80,7 @@ class RuntimeCrashed(ModelError):
             "exit": f"the model's process ended with status {detail}",
             "deadline": f"the model did not answer within {detail} and was ended",
             "protocol": f"the model's process sent something unreadable ({detail}) and was ended",
+            "ended": f"the model's process was ended: {detail}",
             "back-off": f"the model's process crashed; it is started again in {detail}",
         }.get(cause, detail)
         # Runtimes greet on standard error when they start; that is no last word.

@@ -76,6 +76,7 @@ class IsolatedRuntime:
         deadline_s: seconds that one call may take before the child counts as hung.
         start_deadline_s: seconds that starting Python and loading the model may take.
         clock: seconds, monotonic; counts the back-off.
+        announce: called with this before the model is loaded: another thread may `close` it meanwhile.
 
     Raises:
         ModelRefused: the model can not be loaded, or it ends its process while it is loaded.
@@ -93,6 +94,7 @@ class IsolatedRuntime:
         deadline_s: float = 10.0,
         start_deadline_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        announce: Callable[[IsolatedRuntime], None] = lambda _: None,
     ) -> None:
         if not deadline_s > 0 or not start_deadline_s > 0:
             raise ValueError("deadlines must be above 0 seconds")
@@ -123,6 +125,7 @@ class IsolatedRuntime:
         self.last_crash: RuntimeCrashed | None = None
         self._keeper = Keeper()
         self._finalizer = weakref.finalize(self, self._keeper.close)
+        announce(self)
         try:
             with self._lock:
                 facts = self._start()
@@ -194,6 +197,20 @@ class IsolatedRuntime:
             if self._calls % _DRAIN_EVERY == 0:
                 child.drain()
             return outputs
+
+    def end_child(self, why: str) -> None:
+        """End the child because of what it takes or does; the next call starts it again, with back-off.
+
+        Args:
+            why: what `last_crash` says of it.
+        """
+        # Not while a call is under way, which would find its child gone.
+        with self._lock:
+            child = self._child
+            if child is not None and not self._closed:
+                child.kill()
+                self._child = None
+                self._lost(RuntimeCrashed("ended", why, child.log))
 
     def close(self) -> None:
         """End the child and its keeper; a second call does nothing."""
@@ -287,6 +304,10 @@ class IsolatedRuntime:
             crash = RuntimeCrashed("signal", _signal_name(-status), child.log)
         else:
             crash = RuntimeCrashed("exit", str(status), child.log)
+        return self._lost(crash)
+
+    def _lost(self, crash: RuntimeCrashed) -> RuntimeCrashed:
+        """Account for it."""
         now = self._clock()
         self._crashes_in_a_row = 1 if now - self._started_at > STABLE_S else self._crashes_in_a_row + 1
         self._not_before = now + _delay(self._crashes_in_a_row)

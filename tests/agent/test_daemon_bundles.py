@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from agent.bundles import tabular_rows
 from driftpost_agent import daemon as daemon_module
 from driftpost_agent.activation import Activation
 from driftpost_agent.cli import agent
 from driftpost_agent.daemon import Daemon
-from driftpost_agent.errors import ActivationFailed
+from driftpost_agent.errors import ActivationFailed, RequestRefused
 from driftpost_agent.settings import TABLE
+from driftpost_agent.store import Store
+from driftpost_models import keeper
 from driftpost_models.bundle import Bundle
 from driftpost_models.errors import ModelRefused
 from driftpost_models.runtime import Runtime, load_model
@@ -43,7 +52,7 @@ class Board:
             allow_unsigned=False,
             start=lambda bundle: load_model(bundle.model_bytes),
         )
-        monkeypatch.setattr(daemon_module, "loader", lambda settings: self.start)
+        monkeypatch.setattr(daemon_module, "loader", lambda settings, announce: self.start)
 
     def configure(self, bundle: Path) -> None:
         self.config.write_text(
@@ -98,9 +107,18 @@ def test_a_bundle_that_is_refused_at_the_start_gives_way_to_its_predecessor(boar
         assert "lacks an operator" in document["health"]["reasons"][0]
         history = [(entry["bundle"], entry["outcome"]) for entry in document["activations"]]
         assert history == [(one.id, "started"), (two.id, "rolled back")]
-    # The next start has nothing to go back from.
+    # The next start has nothing to go back from, and still another bundle serves than was asked for.
     with board.serving() as daemon:
-        assert daemon.status()["model"]["bundle"] == one.id
+        document = daemon.status()
+        assert document["model"]["bundle"] == one.id
+        assert document["health"]["state"] == "degraded"
+        assert "lacks an operator" in document["health"]["reasons"][0]
+    board.refused.clear()
+    board.activation.activate(board.bundles / "mlp2.bundle")
+    with board.serving() as daemon:
+        document = daemon.status()
+        assert document["model"]["bundle"] == two.id
+        assert document["health"]["state"] == "ok"
 
 
 def test_a_runtime_that_answers_the_golden_inputs_otherwise_is_a_model_fault_in_store_and_wire(
@@ -186,3 +204,65 @@ def test_only_a_bundles_id_is_looked_up_when_the_aggregator_asks_for_a_descripti
         assert daemon.status()["store"]["pending_messages"] == before
     assert "no bundle's id" in caplog.text
     assert "\n\n" not in caplog.text
+
+
+def test_a_stop_while_a_model_takes_its_time_to_load_ends_the_start_and_blames_nobody(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = board.activation.activate(board.bundles / "mlp.bundle", configured=True)
+    two = board.activation.activate(board.bundles / "mlp2.bundle")
+    monkeypatch.undo()  # the real loader, whose models start in processes of their own
+    board.config.write_text(board.config.read_text().replace("isolated = false", "isolated = true"))
+    loading = threading.Event()
+
+    def slow() -> keeper.Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(600)", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stderr=subprocess.PIPE,
+            )
+        loading.set()
+        return keeper.Child(process, ours, 0.0)
+
+    monkeypatch.setattr(keeper, "spawn", slow)
+    daemon = board.daemon()
+    thread = threading.Thread(target=daemon.run, name="daemon-under-test")
+    thread.start()
+    assert loading.wait(20)
+    begun = time.monotonic()
+    daemon._exit.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert time.monotonic() - begun < 5.0
+    pointer = board.activation.pointer()
+    assert pointer is not None
+    assert (pointer.active, pointer.previous, pointer.problem) == (two.id, one.id, "")
+    with Store.open(board.config.parent / "agent.db", clock=SystemClock()) as store:
+        assert store.finding_counts() == (0, 0)
+        assert store.activations() == []
+
+
+def test_a_model_in_a_crash_loop_stops_serving_where_the_owner_wants_that(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    text = board.config.read_text().replace("isolated = false", "isolated = true")
+    board.config.write_text(text.replace("[model]\n", '[model]\ncrash_limit = 2\non_crash_loop = "stop"\n'))
+    with board.serving() as daemon:
+        runtime = daemon._now_serving().guard.runtime
+        for crash in range(1, 3):
+            pid = getattr(runtime, "pid", None)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not getattr(runtime, "alive", True), "it is gone")
+            with suppress(RequestRefused):
+                daemon.infer({"x": tabular_rows(1)}, "")  # starts it again, or is told to wait
+            wait_until(lambda crash=crash: daemon._watch._crashes == crash, "counted once")
+        wait_until(lambda: bool(daemon._watch.stopped), "given up")
+        assert not daemon.ready()
+        with pytest.raises(RequestRefused, match="crashed 2 times"):
+            daemon.infer({"x": tabular_rows(1)}, "")
+        document = daemon.status()
+        assert document["health"]["state"] == "failing"
+        assert ("crash_loop", "raised") in kinds(document)

@@ -203,6 +203,7 @@ def kind(name: str) -> str:
 # Findings whose kind says more than a size would.
 _PLAIN_DETAILS = {
     "board": "heat or supply voltage",
+    "crash_loop": "crashes again and again",
     "over_budget": "takes more of its board than it may",
     "disk_short": "has little room left on its disk",
     "store_unwritable": "can not write what it records",
