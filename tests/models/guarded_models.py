@@ -100,7 +100,7 @@ def guarded(name: str, model: Path) -> Outcome:
         return Outcome(name, takes, gives, word="refused", detail=_sentence(error))
     detail = f"{runtime.version.split()[0]}, {runtime.provider}"
     specs = {spec.name: spec for spec in runtime.inputs}
-    answered, shapes = 0, SHAPES.get(name, {})
+    answered = 0
     with Guard(bundle, runtime, threaded=False) as guard:
         states = dict(bundle.provenance.get("states", {}))
         held: dict[str, Any] = {
