@@ -18,7 +18,7 @@ DEMO   := $(VENV)/.demo-$(KEY)
 DEV    := $(VENV)/.dev-$(KEY)
 PIP     = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help setup demo test lint faults soak models train-environment table-models test-arm64 bench-drift bench-triage bench clean
+.PHONY: help setup demo test lint faults soak models train-environment table-models test-arm64 bench-drift bench-triage bench-fleet chaos bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
 	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n; FRESH=1)"
 	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; ONLY=words, SEED=n)"
+	@echo "make bench-fleet  windows a second into SQLite and PostgreSQL, pages with 100,000 devices: ten minutes"
+	@echo "make chaos   kill workers, broker and database forty times in mid-ingest: five minutes (KILLS=n)"
 	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
 	@echo "make faults  kills, power cuts, damage, full disks: what each costs; an hour (KILLS=n, 500; ONLY='cuts-full disk')"
 	@echo "make soak    one agent, 2 million inferences, a broker that comes and goes: ten minutes (INFERENCES=n)"
@@ -102,6 +104,14 @@ bench-triage: SEED = 9321
 bench-triage: $(DEV)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.triage.run --devices $(or $(DEVICES),1000) --seed $(SEED) \
 	  --only "$(ONLY)" --out build/bench_triage.json
+
+# Starts the Mosquitto and PostgreSQL of the machine, as the tests do.
+bench-fleet: $(DEV)
+	PYTHONPATH=tests OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.fleet.run --out build/bench_fleet.json
+
+chaos: $(DEV)
+	DRIFTPOST_CHAOS_KILLS=$(or $(KILLS),40) DRIFTPOST_CHAOS_DEVICES=300 DRIFTPOST_CHAOS_SECONDS=4 \
+	  $(BIN)/python -m pytest tests/aggregator/test_chaos.py -q
 
 # Other libraries get environments of their own under .venv-peers, made once; PEERS=0 leaves them out.
 bench: $(DEV)
