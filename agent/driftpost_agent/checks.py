@@ -46,7 +46,7 @@ MAX_NAMED_STREAMS = 16
 MAX_WAITING = 64
 # Seconds between two writings of the detectors' state while nothing is raised or cleared. It is thirty times
 # a window's size, and what a kill costs is evidence of the windows since: delay, but no promise.
-STATE_EVERY_S = 12 * 3600
+STATE_EVERY_S = 24 * 3600
 # Stands for the streams of a finding on how the device is installed: no later alarm may clear it.
 _SKEW = "(installed differently)"
 _OWN_NORMAL = " Compared with this device's own normal."

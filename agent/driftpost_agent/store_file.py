@@ -14,9 +14,9 @@ from driftpost_agent.migrations import migrate, up_to_date
 # Bytes. A window's transaction touches eight pages, of most of them a few bytes: with SQLite's 4 kB a day of
 # five-minute windows writes 10 MB, with 1 kB 4 MB and with these 3 MB (`make bench`).
 PAGE_BYTES = 512
-# Pages after which the log is folded back into the database: at some 9 a window, every ten hours, which
-# writes pages that change with every window once.
-WAL_AUTOCHECKPOINT_PAGES = 1000
+# Pages after which the log is folded back into the database: at some 8 a window, every twenty hours, which
+# writes pages that change with every window once. The log takes a megabyte.
+WAL_AUTOCHECKPOINT_PAGES = 2000
 # Bytes the log is cut back to after that.
 JOURNAL_SIZE_LIMIT = 1 << 20
 # Milliseconds to wait for a reader (`sqlite-utils`, `driftpost agent status`) that is in the way.

@@ -67,6 +67,11 @@ def store_now(store: Store) -> int:
     return store._clock.mono_ms()
 
 
+def _log_mark(log: Path) -> bytes:
+    """What changes in the log's header when it is begun anew, after all of it was folded back."""
+    return log.read_bytes()[16:24] if log.exists() else b""
+
+
 def day(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """One day; returns megabytes (10^6 bytes) written and what the store holds."""
     clock = FastClock()
@@ -76,15 +81,18 @@ def day(bundle: Bundle, folder: Path) -> dict[str, Any]:
     guard = Guard(bundle, store=store, clock=clock, window_seconds=WINDOW_S, threaded=False)
     rows = tabular_rows(bundle.inputs[0].shape[-1] or 0)(WINDOWS * ROWS + ROWS, 11)
     step = WINDOW_S * 1000 // ROWS
-    sizes, before = [], 0
+    sizes, before, folded = [], 0, 0
+    log = path.with_name(path.name + "-wal")
     for window in range(WINDOWS + 1):
         if window == 1:  # the first makes the tables and introduces the bundle
             before = written()
         for row in rows[window * ROWS : (window + 1) * ROWS]:
             guard.run(row[None])
             clock.now += step
+        mark = _log_mark(log)
         guard.tick()
         acknowledge(store)
+        folded += _log_mark(log) != mark
         if window % LEDGER_EVERY == 0:
             store.queue_ledger()
             acknowledge(store)
@@ -98,6 +106,7 @@ def day(bundle: Bundle, folder: Path) -> dict[str, Any]:
     store.close()
     after_close = written()
     return {
+        "folded": folded,
         "day_mb": (after - before) / 1e6,
         "closing_mb": (after_close - after) / 1e6,
         "windows": len(sizes),

@@ -129,6 +129,11 @@ def mlp(path: Path, features: int = FEATURES) -> None:
     layers.save(path, [1, features], CLASSES)
 
 
+def output_name(path: Path) -> str:
+    """Name of a saved model's output."""
+    return str(onnx.load_model(path).graph.output[0].name)
+
+
 def cnn96(path: Path) -> None:
     """MobileNetV1 0.25 for 96x96x3, the usual small camera model, 10 classes, normalisation folded in."""
     layers = _Layers(2)

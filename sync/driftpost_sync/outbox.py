@@ -28,6 +28,7 @@ from typing import Protocol
 
 from driftpost_sync.errors import MalformedMessage, MessageTooLarge, OutboxError
 from driftpost_sync.messages import KINDS, MAX_BODY_BYTES, MAX_ITEMS, Kind, LedgerBody, Range
+from driftpost_sync.outbox_fill import fill_bytes
 from driftpost_sync.outbox_row import ENVELOPE_BYTES, ITEM_BYTES, Batch, OutboxRow, row_crc
 from driftpost_sync.quarantine import Quarantine
 
@@ -68,6 +69,7 @@ class Outbox(Quarantine):
         super().__init__(connection, incarnation, boot)
         self._first_id = first_id
         self._settling: set[int] = set()
+        (self._page,) = connection.execute("pragma page_size").fetchone()
         self.live = False
         """Set by the link while it can send: rows put then count as sent at once, which saves a write."""
 
@@ -153,8 +155,9 @@ class Outbox(Quarantine):
             self._first_id + seq - 1, self.incarnation, seq, kind, windows, rows, mono, wall, body
         )
         self._db.execute(
-            "INSERT INTO messages (id, incarnation, seq, sent, kind, windows, rows, mono, wall, crc, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO messages"
+            " (id, incarnation, seq, sent, kind, windows, rows, mono, wall, crc, body, fill)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, zeroblob(?))",
             (
                 row.id,
                 row.incarnation,
@@ -167,6 +170,7 @@ class Outbox(Quarantine):
                 wall,
                 row_crc(row),
                 body,
+                fill_bytes(len(body), self._page),
             ),
         )
         return seq

@@ -40,6 +40,7 @@ SCHEMA: tuple[str, ...] = (
         wall INTEGER,                         -- Unix ms, NULL where the clock was not known to be good
         crc INTEGER NOT NULL,                 -- CRC-32 of fields (see row_crc) and body
         body BLOB NOT NULL,                   -- msgpack, see docs/protocol.md
+        fill BLOB,                            -- zeros: see outbox_fill.py
         state TEXT GENERATED ALWAYS AS (
             CASE status WHEN 0 THEN 'pending' WHEN 1 THEN 'acked' ELSE 'quarantined' END
         ) VIRTUAL
