@@ -9,6 +9,7 @@ change two of them take 60 % of rows.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from driftpost_sketches.accumulator import WindowAccumulator
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.detector import DriftDetector
 from driftpost_sketches.fitting import fit_numeric
+from driftpost_sketches.labels.class_shares import class_shares
 from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import Role, Schema, Stream, StreamKind
 
@@ -90,3 +92,84 @@ def delays(seed: int, source: str, trials: int) -> tuple[list[float], float]:
                 break
         found.append(delay)
     return found, called / trials
+
+
+@dataclass(frozen=True)
+class Estimators:
+    """Errors of estimated class shares: root mean square over classes and trials, in points of share.
+
+    Attributes:
+        counts: from the confusion matrix and the counts of answers, as the product does.
+        held: share of the product's 95 % intervals that hold the true share.
+        scores: expectation maximisation on the scores of every row (Saerens, Latinne and Decaestecker 2002).
+        calibrated: the same after one temperature was fitted to the reference's labels.
+    """
+
+    counts: float
+    held: float
+    scores: float
+    calibrated: float
+
+
+def estimators(seed: int, labelled: int, live: int, sharpness: float, trials: int = 100) -> Estimators:
+    """How far estimates of the new class mix lie from it.
+
+    Args:
+        seed: of all random numbers.
+        labelled: reference rows.
+        live: rows after the change.
+        sharpness: by which the classifier's log scores are multiplied; 1 is calibrated, 2 overconfident.
+        trials: worlds.
+    """
+    rng = np.random.default_rng([seed, labelled, live, round(10 * sharpness)])
+    errors: list[list[FloatArray]] = [[], [], []]
+    held = []
+    for _ in range(trials):
+        mix = rng.dirichlet(np.full(CLASSES, 2.0))
+        truth, logs = _scored(rng, labelled, EVEN, sharpness)
+        _, now = _scored(rng, live, mix, sharpness)
+        confusion = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+        np.add.at(confusion, (truth, logs.argmax(axis=1)), 1)
+        found = class_shares(confusion, np.bincount(now.argmax(axis=1), minlength=CLASSES))
+        if found.problem:
+            continue  # the product says that it can not tell; the others are not asked then either
+        held.append(((found.low <= mix) & (mix <= found.high)).mean())
+        usual = np.bincount(truth, minlength=CLASSES) / labelled
+        temperature = _temperature(logs, truth)
+        for place, shares in enumerate(
+            (found.shares, _by_scores(_odds(now), usual), _by_scores(_odds(now * temperature), usual))
+        ):
+            errors[place].append(shares - mix)
+    counts, scores, calibrated = (float(np.sqrt(np.mean(np.square(one)))) for one in errors)
+    return Estimators(counts, float(np.mean(held)), scores, calibrated)
+
+
+def _scored(
+    rng: np.random.Generator, n: int, mix: FloatArray, sharpness: float
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """True classes, and log scores of a classifier that learnt an even mix."""
+    centers = np.random.default_rng(5).normal(size=(CLASSES, FEATURES)) / math.sqrt(2.0)
+    truth = rng.choice(CLASSES, size=n, p=mix)
+    x = centers[truth] + rng.normal(size=(n, FEATURES))
+    return truth, sharpness * -0.5 * ((x[:, None, :] - centers) ** 2).sum(axis=2)
+
+
+def _odds(logs: FloatArray) -> FloatArray:
+    odds = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+def _temperature(logs: FloatArray, truth: npt.NDArray[np.int64]) -> float:
+    """The factor on log scores under which the labels are most likely (Guo et al. 2017)."""
+    factors = np.geomspace(0.1, 4.0, 60)
+    likely = [float(np.log(_odds(logs * f)[np.arange(len(truth)), truth] + 1e-12).sum()) for f in factors]
+    return float(factors[int(np.argmax(likely))])
+
+
+def _by_scores(scores: FloatArray, usual: FloatArray) -> FloatArray:
+    """Class shares under which the scores are most likely."""
+    shares = usual.copy()
+    for _ in range(200):
+        weighted = scores * (shares / usual)
+        shares = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
+    return np.asarray(shares)

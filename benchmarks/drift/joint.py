@@ -7,7 +7,7 @@ one stream turns round: what was high is low. Its own distribution does not chan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import repeat
@@ -189,11 +189,14 @@ def quiet(seed: int, source: str, device: int, days: int) -> Quiet:
     return Quiet(joint, every, calibration.joint is not None)
 
 
-def false_alarms(seed: int, devices: int, days: int, *, pool: Executor, metric: Metric) -> str:
+def false_alarms(
+    seed: int, sources: Sequence[str], devices: int, days: int, *, pool: Executor, metric: Metric
+) -> str:
     """Counts joint alarms while nothing changes; returns a Markdown table.
 
     Args:
         seed: of the run.
+        sources: some of `NULL_SOURCES`.
         devices: of each kind of streams.
         days: device-days of each device, watched without a break.
         pool: runs devices beside each other.
@@ -203,7 +206,7 @@ def false_alarms(seed: int, devices: int, days: int, *, pool: Executor, metric: 
         f"| streams | joint test on | joint alarms at {' / '.join(f'{b:,}' for b in BUDGETS)} | all alarms |",
         "| --- | --- | --- | --- |",
     ]
-    for source in NULL_SOURCES:
+    for source in sources:
         found = list(pool.map(quiet, repeat(seed), repeat(source), range(devices), repeat(days)))
         joint, every = (
             {b: sum(counts[b] for counts in side) for b in BUDGETS}
