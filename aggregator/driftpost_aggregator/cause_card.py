@@ -6,8 +6,7 @@ found inside against outside, the attributes that would explain it as well, and 
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from sqlalchemy import Connection
@@ -15,7 +14,7 @@ from sqlalchemy import Connection
 from driftpost_aggregator.causes import Cause, Kind, Rest, Surroundings
 from driftpost_aggregator.comparison import Comparison
 from driftpost_aggregator.coverage import coverage_of
-from driftpost_aggregator.hidden_drift import device_windows, rest_of
+from driftpost_aggregator.hidden_drift import device_windows, rest_of, sample
 from driftpost_aggregator.registry import KnownBundle
 
 # Devices merged on each side of the counterfactual: more would tell the same at more cost.
@@ -48,8 +47,10 @@ def with_rest(
     bundle = known.get(cause.bundles[0])
     if bundle is None or not cause.streams:
         return cause
-    inside = _some(cause.affected)
-    outside = _some(set(around.devices) - set(cause.members) - cause.affected.keys() - set(explained))
+    inside = sample(cause.affected, MAX_SIDE)
+    outside = sample(
+        set(around.devices) - set(cause.members) - cause.affected.keys() - set(explained), MAX_SIDE
+    )
     bucket_ms = bucket_s * 1000
     since_ms = cause.onset_ms // bucket_ms * bucket_ms
     shown = device_windows(connection, bundle, [*inside, *outside], bucket_s=bucket_s, since_ms=since_ms)
@@ -91,10 +92,3 @@ def _plain(rest: Rest) -> dict[str, object]:
         "inside": round(rest.inside, 4),
         "outside": round(rest.outside, 4),
     }
-
-
-def _some(names: Collection[str]) -> Sequence[str]:
-    """At most `MAX_SIDE` of them, by a hash of their names: the same ones every time, and of every kind."""
-    if len(names) <= MAX_SIDE:
-        return sorted(names)
-    return sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:MAX_SIDE]

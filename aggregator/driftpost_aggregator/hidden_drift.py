@@ -9,7 +9,9 @@ cause; a pair of attributes is one only where neither attribute alone is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
@@ -35,6 +37,9 @@ from driftpost_sketches.window import Window
 # A device of the scope counts as affected if it shows at least this share of the scope's effect.
 _AFFECTED_SHARE = 0.5
 _NAMES_PER_QUERY = 500
+# Devices of each scope that are asked who drifts, and of all scopes together.
+MAX_ASKED = 2_000
+MAX_COMPARED = 10_000
 # Buckets merged anew to ask who drifts: a change that has stood for long is still in the newest ones.
 MAX_BUCKETS = 24
 
@@ -76,9 +81,14 @@ def hidden_causes(
         return []
     bucket_ms = bucket_s * 1000
     since_ms = min(alarm.onset_ms for alarm in alarms) // bucket_ms * bucket_ms
-    shown = device_windows(connection, known, pool, bucket_s=bucket_s, since_ms=since_ms)
-    compared = Comparison(known, shown)
     scopes = _scopes(alarms, around)
+    # Of a large scope so many tell as much as all, and what they send must be held in memory.
+    asked = set(sample(pool, MAX_ASKED))
+    for one in sorted(scopes, key=lambda one: len(one.members)):
+        if len(asked) < MAX_COMPARED:
+            asked.update(sample(one.members & pool, MAX_ASKED))
+    shown = device_windows(connection, known, asked, bucket_s=bucket_s, since_ms=since_ms)
+    compared = Comparison(known, shown)
     causes: list[Cause] = []
     while True:
         chosen = _simplest(compared, scopes, pool)
@@ -86,6 +96,13 @@ def hidden_causes(
             return causes
         causes.append(_cause(known, compared, chosen, shown, pool))
         pool -= chosen.members
+
+
+def sample(names: Collection[str], most: int) -> list[str]:
+    """At most so many of them, by a hash of their names: the same ones every time, and of every kind."""
+    if len(names) <= most:
+        return sorted(names)
+    return heapq.nsmallest(most, names, key=lambda name: (zlib.crc32(name.encode()), name))
 
 
 def device_windows(
@@ -212,6 +229,9 @@ def _cause(
         min(alarm.onset_ms for alarm in chosen.alarms), min(alarm.raised_ms for alarm in chosen.alarms)
     )
     affected = [] if joint else _showing(known, streams, shown, names)
+    if len(names) > MAX_ASKED and affected and 2 * len(affected) >= len(compared.devices.intersection(names)):
+        # Those of a large scope that were not asked are what most of those asked are.
+        affected += [name for name in names if name not in compared.devices]
     return Cause(
         kind=drift_kind(strongest.kind, chosen.scope, streams, known.inputs),
         detail=strongest.kind,

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select, update
 
+from driftpost_aggregator import merged_watch
 from driftpost_aggregator.batch import Incoming
 from driftpost_aggregator.ingest import Ingest
-from driftpost_aggregator.merged_watch import MergedWatch, standing_alarms
+from driftpost_aggregator.merged_watch import MergedWatch, compared_since, standing_alarms
 from driftpost_aggregator.registry import KnownBundle, check
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import detector_states
@@ -140,3 +141,39 @@ def test_a_state_of_another_threshold_starts_afresh_without_its_alarms(
     other = MergedWatch(known, Budget.parse("1 per fleet-hour"), BUCKET_S)
     other.step(engine, feed(6, 0.0))
     assert all(stream != "ghost" for _, stream in standing(engine))
+
+
+def test_of_a_fleet_larger_than_can_be_held_every_scope_has_its_part(
+    engine: Engine,
+    known: KnownBundle,
+    feed: Callable[[int, float], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merged_watch, "MAX_SAMPLE", 2)
+    monkeypatch.setattr(merged_watch, "LEAST_SAMPLE", 2)
+    monkeypatch.setattr(merged_watch, "MAX_MERGED", 2)
+    watch = MergedWatch(known, BUDGET, BUCKET_S)
+    for bucket in range(14):
+        watch.step(engine, feed(bucket, 1.0))
+    assert set(stored(engine)) == {("fleet", ""), ("cohort", "camera=A"), ("cohort", "camera=B")}
+    assert ("camera=B", "contrast") in standing(engine)
+    assert ("camera=A", "contrast") not in standing(engine)
+    with reading(engine) as connection:
+        bucket_ms, devices = compared_since(connection, [BUNDLE])[BUNDLE]
+    assert bucket_ms == START + 13 * 10_000
+    assert 4 <= devices <= 6
+
+
+def test_pairs_of_attributes_are_watched_where_they_are_neither_of_the_two() -> None:
+    fleet = {
+        f"m{number}": [f"camera={'AB'[number % 2]}", f"lens={'ab'[number % 2]}", f"site=s{number // 2 % 2}"]
+        for number in range(40)
+    }
+    watched = merged_watch._scopes(fleet)
+    pairs = {name for scope, name in watched if scope == "cohort" and merged_watch.AND in name}
+    assert "camera=A & site=s1" in pairs
+    assert "camera=A & lens=a" not in pairs
+    assert len(watched["cohort", "camera=A & site=s1"]) == 10
+    assert "camera=A & site=s1" not in {
+        name for _, name in merged_watch._scopes(dict(list(fleet.items())[:20]))
+    }
