@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, select
 
+from driftpost_aggregator.alerts.change import Change
 from driftpost_aggregator.batch import Incoming
 from driftpost_aggregator.ingest import Ingest
+from driftpost_aggregator.labels.forwarding import settle
+from driftpost_aggregator.labels.queue import push_labels
+from driftpost_aggregator.labels.reading import read_labels
 from driftpost_aggregator.retrain import request_retraining
 from driftpost_aggregator.settings import RetrainPolicy
 from driftpost_aggregator.store import tables
@@ -22,7 +26,7 @@ from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.fitting import fit_categorical, fit_numeric
 from driftpost_sketches.schema import Role, Schema, Stream, StreamKind
 from driftpost_sketches.window import Window
-from driftpost_sync.messages import DescribeBody, Item
+from driftpost_sync.messages import AnswerBody, DescribeBody, Item
 from paper_fleet import FLEET, NOW, PaperDevice
 
 BUNDLE = "d1" * 32
@@ -184,9 +188,98 @@ def build(
     _births(fleet, start_ms)
     _windows(fleet, windows, start_ms, drifting)
     _ledgers_and_refusals(fleet, windows)
+    if drifting:
+        _labels_and_alerts(fleet)
     if hostile:
         _impossible_device(fleet)
     return fleet
+
+
+def _labels_and_alerts(fleet: BusyFleet) -> None:
+    """Pushed labels in every state, and a channel that works beside one that does not."""
+    now_ms = fleet.clock_ms
+    names = sorted(fleet.devices)[:4]
+    lines = [f"{name},{number},{number % 4}" for number, name in enumerate(names * 5)]
+    body = "\n".join(["device,inference,label", *lines, "nobody,1,1", "<script>,1,1"]).encode()
+    push_labels(
+        fleet.engine,
+        read_labels(body, "text/csv"),
+        push="lp-0001",
+        actor="anna",
+        now_ms=now_ms - 3_600_000,
+        expire_s=604_800.0,
+    )
+    counts = {"counted": 4, "twice": 0, "unknown": 1, "refused": 0}
+    with writing(fleet.engine) as connection:
+        batches = connection.execute(
+            select(tables.label_batches.c.batch, tables.label_batches.c.device)
+        ).all()
+        for batch, device in batches[:2]:
+            settle(connection, device, AnswerBody(batch, "done", counts), now_ms - 3_000_000)
+        settle(
+            connection,
+            batches[2].device,
+            AnswerBody(batches[2].batch, "refused", text="built without labels"),
+            now_ms,
+        )
+        channel = {
+            "since_ms": now_ms - 86_400_000,
+            "last_sent_ms": None,
+            "failing_since_ms": None,
+            "last_error": "",
+        }
+        connection.execute(
+            insert(tables.alert_channels),
+            [
+                {**channel, "channel": "on call", "last_sent_ms": now_ms - 60_000},
+                {
+                    **channel,
+                    "channel": "chat",
+                    "failing_since_ms": now_ms - 600_000,
+                    "last_error": "HTTP 503: no",
+                },
+            ],
+        )
+        change = Change(
+            1,
+            "inc-1",
+            "camera=B: inputs drifted",
+            "cohort",
+            "covariate_shift",
+            "open",
+            "opened",
+            "",
+            now_ms,
+            4,
+            4,
+        ).to_dict()
+        message = {
+            "created_ms": now_ms - 600_000,
+            "attempts": 2,
+            "next_attempt_ms": now_ms + 60_000,
+            "changes": [change],
+        }
+        connection.execute(
+            insert(tables.alert_messages),
+            [
+                {
+                    **message,
+                    "message": "al-1",
+                    "channel": "on call",
+                    "state": "sent",
+                    "sent_ms": now_ms,
+                    "last_error": "",
+                },
+                {
+                    **message,
+                    "message": "al-2",
+                    "channel": "chat",
+                    "state": "pending",
+                    "sent_ms": None,
+                    "last_error": "HTTP 503: no",
+                },
+            ],
+        )
 
 
 def _impossible_device(fleet: BusyFleet) -> None:

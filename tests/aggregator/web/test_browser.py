@@ -56,6 +56,11 @@ PAGES = {
     f"/streams/{BUNDLE}/output.class": 2,
     f"/streams/{BUNDLE}/input.codes": 2,
     "/requests": 0,
+    "/requests?order=priority": 0,
+    "/requests/req-0001": 0,
+    "/labels": 0,
+    "/labels?push=lp-0001": 0,
+    "/alerts": 0,
     "/quarantine": 0,
 }
 
