@@ -27,6 +27,8 @@ from driftpost_sketches.window import Window
 PRESENT_MS = 24 * 3_600_000
 # Newest windows since its onset that a device's effect is measured on.
 MEASURED_WINDOWS = 8
+# Finding of a device that is to learn its own normal (`drift/alarm.py`).
+SKEW = "skew"
 # Devices without findings whose effects are measured in a round.
 MAX_MEASURED = 200
 # Under this name the bundle stands among a device's attributes, and this many characters of its id as the
@@ -94,11 +96,15 @@ def standing_findings(connection: Connection, bundles: Iterable[str]) -> list[Fi
 
 
 def spoke_since(connection: Connection, bundle: str, since_ms: int) -> set[str]:
-    """Devices whose own findings stood at some time since then: what merged windows show of them is told."""
+    """Devices whose own findings stood at some time since then: what merged windows show of them is told.
+
+    Who once said that it is installed differently is watched by its own normal from then on, and silent about
+    the difference for good.
+    """
     query = select(findings.c.device).where(
         findings.c.bundle == bundle,
         findings.c.state == "raised",
-        findings.c.cleared_ms.is_(None) | (findings.c.cleared_ms >= since_ms),
+        findings.c.cleared_ms.is_(None) | (findings.c.cleared_ms >= since_ms) | (findings.c.kind == SKEW),
     )
     return set(connection.execute(query.distinct()).scalars())
 

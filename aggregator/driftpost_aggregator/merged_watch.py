@@ -155,8 +155,8 @@ class MergedWatch:
             "devices": len(standing.heard),
         }
         upsert(connection, populations, [population])
-        query = select(apart.c.device, apart.c.raised_ms).where(apart.c.bundle == bundle)
-        before = {row.device: row.raised_ms for row in connection.execute(query)}
+        query = select(apart.c.device, apart.c.raised_ms, apart.c.onset_ms).where(apart.c.bundle == bundle)
+        before = {row.device: (row.raised_ms, row.onset_ms) for row in connection.execute(query)}
         over = sorted((before.keys() & standing.heard) - standing.apart.keys())
         for device in over:
             connection.execute(delete(apart).where(apart.c.bundle == bundle, apart.c.device == device))
@@ -170,8 +170,9 @@ class MergedWatch:
                 "device": one.device,
                 "log_e": one.log_e,
                 "against": one.against,
-                "onset_ms": one.onset_ms,
-                "raised_ms": before.get(one.device, now_ms),
+                # A worker that has just started knows only the buckets since.
+                "onset_ms": min(one.onset_ms, before.get(one.device, (0, one.onset_ms))[1]),
+                "raised_ms": before.get(one.device, (now_ms, 0))[0],
                 "private": one.private,
                 "streams": [[name, round(share, 4)] for name, share in one.streams],
             }

@@ -682,6 +682,31 @@ def test_devices_that_send_what_they_do_not_report_are_named_as_suspicious(
     assert fleet.incidents() == []
 
 
+def test_a_device_that_watches_its_own_normal_is_not_suspected_for_keeping_quiet(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(16))
+    installed = {3: {"brightness": 4.0}}
+    fleet.step(installed, [small(3, 4.0, kind="skew")])
+    fleet.step(installed, [small(3, 4.0, kind="skew", state="cleared")])
+    for _ in range(8):
+        fleet.step(installed)
+    assert [one["kind"] for one in fleet.incidents()] == []
+    again = Triage(
+        engine,
+        budget=Budget.parse("1 per fleet-year"),
+        bucket_s=20,
+        settle_windows=3.0,
+        reopen_s=86_400.0,
+        now_ms=lambda: fleet.now,
+        new_id=lambda: "other",
+    )
+    fleet.triage = again
+    for _ in range(6):
+        fleet.step(installed)
+    assert fleet.incidents() == []
+
+
 def test_a_cohort_that_goes_on_drifting_without_its_pair_is_named_by_one_attribute(
     engine: Engine, bundle: PaperBundle
 ) -> None:
