@@ -67,7 +67,7 @@ from driftpost_models.policy import Policy
 from driftpost_models.runtime import Runtime, TensorSpec
 from driftpost_sync.clock import Clock
 from driftpost_sync.errors import MalformedMessage, SyncError
-from driftpost_sync.messages import DescribeBody
+from driftpost_sync.messages import BoardBody, DescribeBody
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.settings import Settings
 from driftpost_sync.systemd import Notifier
@@ -79,6 +79,8 @@ log = logging.getLogger(__name__)
 ROUND_S = 0.5
 # Seconds a loop may take to come round: a window's transaction on a slow card takes one or two.
 LOOP_LIMIT_S = 30.0
+# Seconds after the start at which the aggregator is told how the board fares, for the first time.
+BOARD_FIRST_S = 60.0
 # Seconds between two looks at what the agent takes of its board.
 BUDGET_S = 5.0
 # Looks at the budgets between two walks over the store's folder: every file of it is asked for its size.
@@ -180,6 +182,8 @@ class Daemon:
         self._room_due = monotonic()
         self._board = BoardLog(clock.mono_ms())
         self._board_due = self._budgets_due = monotonic()
+        # The first one tells what an hour would hide: how the board fares at its start.
+        self._board_report_due = monotonic() + min(BOARD_FIRST_S, settings.number("board.report_seconds"))
         self._disk = (0, 0)
         actions = Actions(
             give_back=self._give_back,
@@ -424,6 +428,9 @@ class Daemon:
                 read_board(self._store.path.parent, self._settings.path("board.root")), self._clock.mono_ms()
             )
             self._tell(BOARD, self._board.problems())
+        if self._uplink is not None and now >= self._board_report_due:
+            self._board_report_due = now + self._settings.number("board.report_seconds")
+            self._report_board(self._uplink)
         if now >= self._budgets_due:
             self._budgets_due = now + BUDGET_S
             self._budgets.look(self._taken(), self._clock.mono_ms())
@@ -442,6 +449,13 @@ class Daemon:
             self._findings.raise_(kind, "; ".join(problems))
         else:
             self._findings.clear(kind, "it is over")
+
+    def _report_board(self, uplink: Uplink) -> None:
+        now = self._clock.mono_ms()
+        span, readings = self._board.report(now)
+        if readings:
+            self._store.queue_board(BoardBody(now, self._clock.wall_ms(), span, readings))
+            uplink.wake()
 
     def _taken(self) -> BudgetReading:
         """What this agent takes of its board now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from driftpost_agent.store_connection import StoreConnection
-from driftpost_sync.messages import DescribeBody, LedgerBody
+from driftpost_sync.messages import BoardBody, DescribeBody, LedgerBody
 from driftpost_sync.outbox import Pending
 
 
@@ -33,6 +33,12 @@ class MessageStore(StoreConnection):
                 (body.bundle, self.incarnation, seq),
             )
         return True
+
+    def queue_board(self, body: BoardBody) -> None:
+        """Queue how the board fares, in the place of what never left of it."""
+        with self.transaction() as db:
+            db.execute("delete from messages where status = 0 and kind = 'board' and sent = 0")
+            self.outbox.put("board", body.to_bytes(), mono=body.mono, wall=body.wall)
 
     def outbox_total(self) -> LedgerBody:
         """The account of everything this store ever recorded."""

@@ -32,7 +32,7 @@ from driftpost_aggregator.registry import Registry, register
 from driftpost_aggregator.seen import Seen
 from driftpost_aggregator.store import bulk, locks
 from driftpost_aggregator.store.database import upsert
-from driftpost_aggregator.store.tables import findings, ledgers, quarantine, seen, windows
+from driftpost_aggregator.store.tables import boards, findings, ledgers, quarantine, seen, windows
 from driftpost_aggregator.times import moment
 from driftpost_sketches.window_batch import WindowBatch
 from driftpost_sync import topics
@@ -41,6 +41,7 @@ from driftpost_sync.messages import (
     MAX_ITEMS,
     Ack,
     AnswerBody,
+    BoardBody,
     Body,
     DescribeBody,
     FindingBody,
@@ -239,6 +240,8 @@ class Batch:
                 self._label(place, body)
             elif isinstance(body, LedgerBody):
                 self._ledger(place, body)
+            elif isinstance(body, BoardBody):
+                self._board(place, body)
             elif isinstance(body, AnswerBody):
                 settle(self._connection, place.device, body, self._now_ms)
             else:
@@ -356,6 +359,24 @@ class Batch:
             tally = getattr(body, name)
             values |= {f"{name}_windows": tally.windows, f"{name}_rows": tally.rows}
         upsert(self._connection, ledgers, [values])
+
+    def _board(self, place: Place, body: BoardBody) -> None:
+        name = (place.envelope.incarnation, place.item.seq)
+        row = self._connection.execute(
+            select(boards.c.incarnation, boards.c.seq).where(boards.c.device == place.device)
+        ).first()
+        if row is not None and (row.incarnation, row.seq) > name:
+            return
+        at_ms, _ = moment(place.sent, body.mono, body.wall)
+        values = {
+            "device": place.device,
+            "incarnation": name[0],
+            "seq": name[1],
+            "at_ms": at_ms,
+            "span_ms": body.span_ms,
+            "readings": {sensor: list(values) for sensor, values in body.readings.items()},
+        }
+        upsert(self._connection, boards, [values])
 
     def _describe(self, place: Place, body: DescribeBody) -> None:
         if register(self._connection, body, source=place.device, now_ms=self._now_ms):

@@ -17,8 +17,6 @@ from driftpost_agent.description import description
 from driftpost_agent.private_windows import SPENT, PrivacyPolicy, PrivateWindows, Spending
 from driftpost_agent.settings import TABLE
 from driftpost_agent.store import Store
-from driftpost_aggregator.registry import check
-from driftpost_aggregator.times import Sent
 from driftpost_models.bundle import Bundle
 from driftpost_sketches.drift.marginal import MarginalDetector
 from driftpost_sketches.labels.label_sketch import LabelSketch
@@ -210,6 +208,8 @@ def test_the_aggregator_takes_noised_windows_and_its_test_keeps_its_size(
     # The image that boards run has no aggregator.
     pytest.importorskip("sqlalchemy", reason="the aggregator's extra is not installed")
     from driftpost_aggregator.checks import check_window
+    from driftpost_aggregator.registry import check
+    from driftpost_aggregator.times import Sent
 
     run(mlp_bundle, store, clock, 100)
     known = check(description(mlp_bundle, window_seconds=1.0, budget="1 per device-year"))

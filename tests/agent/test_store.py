@@ -23,7 +23,7 @@ from driftpost_agent.store import Store
 from driftpost_agent.store_file import MAX_SET_ASIDE
 from driftpost_sketches.accumulator import WindowAccumulator
 from driftpost_sketches.schema import Role, Schema, Stream, StreamKind
-from driftpost_sync.messages import DescribeBody, FindingBody, Tally, WindowBody
+from driftpost_sync.messages import BoardBody, DescribeBody, FindingBody, Tally, WindowBody
 
 
 def window_body(number: int = 0) -> WindowBody:
@@ -357,3 +357,18 @@ def test_a_store_that_must_shrink_gives_up_history_first_and_then_resolution_but
         settled = store.outbox_total().merged.windows
         record(store, 4_020, 100)
         assert store.outbox_total().merged.windows == settled
+
+
+def test_how_the_board_fares_takes_the_place_of_what_never_left_of_it(store: Store) -> None:
+    for number in range(50):
+        store.queue_board(BoardBody(number, None, 1_000, {"temperature": (float(number),) * 4}))
+    with store.transaction():
+        batch = store.outbox.next_batch(10_000, now=0)
+    assert batch is not None
+    (row,) = batch.rows
+    assert BoardBody.from_bytes(row.body).readings["temperature"][0] == 49.0
+    # It may have left, so it stays; the next one waits behind it.
+    store.queue_board(BoardBody(50, None, 1_000, {}))
+    store.queue_board(BoardBody(51, None, 1_000, {}))
+    assert store.outbox_pending().messages == 2
+    assert store.outbox_total().recorded.windows == 0

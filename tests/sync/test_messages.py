@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftpost_sync.codec import MAX_SEQ, unpack
+from driftpost_sync.codec import MAX_SEQ, pack, unpack
 from driftpost_sync.errors import MalformedMessage, MessageTooLarge, UnsupportedVersion
 from driftpost_sync.messages import (
     MAX_BODY_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_READ_BYTES,
     Ack,
+    BoardBody,
     Command,
     DescribeBody,
     Envelope,
@@ -67,6 +68,7 @@ DESCRIBE = DescribeBody(
     "1 per device-year",
 )
 LEDGER = LedgerBody(1, Tally(3, 30), Tally(1, 10), Tally(1, 10), Tally(1, 10))
+BOARD = BoardBody(5, None, 60_000, {"temperature": (61.5, 48.25, 55.0, 62.0), "throttled": (0.0,) * 4})
 ENVELOPE = Envelope("d", 1, 5, None, False, (Item(1, "window", WINDOW.to_bytes()),))
 PRESENCE = Presence(True, 1, "0.1.0")
 READERS = {
@@ -74,6 +76,7 @@ READERS = {
     "finding": (FINDING, FindingBody.from_bytes),
     "describe": (DESCRIBE, DescribeBody.from_bytes),
     "ledger": (LEDGER, LedgerBody.from_bytes),
+    "board": (BOARD, BoardBody.from_bytes),
     "up": (ENVELOPE, Envelope.from_bytes),
     "state": (PRESENCE, Presence.from_bytes),
     "host": (HostPresence(True, 5), HostPresence.from_bytes),
@@ -310,3 +313,20 @@ def test_a_command_is_signed_for_one_device_in_one_order():
 def test_a_ledger_says_whether_it_balances():
     assert LEDGER.balanced
     assert not dataclasses.replace(LEDGER, pending=Tally(0, 0)).balanced
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {"": [0.0] * 4},
+        {"x" * 41: [0.0] * 4},
+        {"t": [0.0] * 3},
+        {"t": 1.0},
+        {"t": [0.0, 0.0, 0.0, float("nan")]},
+        {"t": [0.0, 0.0, 0.0, "hot"]},
+        {f"s{number}": [0.0] * 4 for number in range(40)},
+    ],
+)
+def test_a_board_that_breaks_the_protocol_is_refused(readings):
+    with pytest.raises(MalformedMessage):
+        BoardBody.from_bytes(pack({"m": 5, "w": None, "s": 1, "r": readings}))

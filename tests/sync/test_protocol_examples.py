@@ -11,6 +11,7 @@ import pytest
 from driftpost_sync.messages import (
     Ack,
     AnswerBody,
+    BoardBody,
     Command,
     DescribeBody,
     Envelope,
@@ -88,6 +89,9 @@ EXAMPLES: dict[str, object] = {
     "ack": Ack(INCARNATION, ((1, 3), (5, 5)), ((4, "not a window"),), ("ledger",)),
     "command": Command("c-1", "activate", {"bundle": "a1b2"}, b"\x07" * 64),
     "answer": AnswerBody("lb-1", "done", {"counted": 2, "twice": 0, "unknown": 1, "refused": 0}),
+    "board": BoardBody(
+        302000, None, 3600000, {"temperature": (61.5, 48.25, 55.0, 62.0), "throttled": (0.0, 0.0, 0.0, 0.0)}
+    ),
     "request": Request("lb-1", "labels", 1767830400000, GIVEN.to_bytes()),
 }
 
@@ -115,7 +119,7 @@ def test_the_example_is_read_as_what_was_meant(name):
     data = blocks()[name]
     if name in ("ack", "command", "request"):
         assert decode_down(data) == EXAMPLES[name]
-    elif name in ("window", "finding", "ledger", "answer"):
+    elif name in ("window", "finding", "ledger", "answer", "board"):
         assert decode_body(name, data) == EXAMPLES[name]
     else:
         assert type(EXAMPLES[name]).from_bytes(data) == EXAMPLES[name]

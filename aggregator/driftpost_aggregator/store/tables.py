@@ -433,6 +433,18 @@ ledgers = Table(
     Column("lost_rows_at_start", BigInteger, nullable=False),
 )
 
+# How each device's board fares by its newest message: sensor -> [latest, lowest, mean, highest].
+boards = Table(
+    "boards",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("incarnation", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("span_ms", BigInteger, nullable=False),
+    Column("readings", JSON, nullable=False),
+)
+
 # Hash-chained: `hash` covers the row's other columns and `previous`, so a change anywhere breaks every
 # later row.
 audit = Table(

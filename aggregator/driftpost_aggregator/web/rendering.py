@@ -52,6 +52,7 @@ def environment() -> Environment:
         short=words.short_id,
         kind=words.kind,
         detail=words.detail,
+        sensor=words.sensor,
         segment=segment,
     )
     made.globals.update(

@@ -200,6 +200,20 @@ def kind(name: str) -> str:
     return _KINDS.get(name, name.replace("_", " "))
 
 
+_SENSORS = {
+    "temperature": "temperature, degC",
+    "clock_share": "clock, of the highest",
+    "load": "load, for each CPU",
+    "memory_free": "free memory, MiB",
+    "disk_free": "free disk, MiB",
+}
+
+
+def sensor(name: str) -> str:
+    """A sensor of a device's board in words, with its unit."""
+    return _SENSORS.get(name, name.replace("_", " "))
+
+
 # Findings whose kind says more than a size would.
 _PLAIN_DETAILS = {
     "board": "heat or supply voltage",

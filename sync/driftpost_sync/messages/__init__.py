@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from driftpost_sync.messages.ack import Ack, Range, printable, ranges_of
 from driftpost_sync.messages.answer import AnswerBody
+from driftpost_sync.messages.board import BoardBody
 from driftpost_sync.messages.command import Command
 from driftpost_sync.messages.describe import DescribeBody
 from driftpost_sync.messages.down import decode_down
@@ -40,6 +41,7 @@ __all__ = [
     "SOURCES",
     "Ack",
     "AnswerBody",
+    "BoardBody",
     "Body",
     "Command",
     "DescribeBody",

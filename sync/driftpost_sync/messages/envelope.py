@@ -8,6 +8,7 @@ from typing import Literal
 from driftpost_sync.codec import MAX_INCARNATION, MAX_SEQ, Fields, pack, unpack
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.messages.answer import AnswerBody
+from driftpost_sync.messages.board import BoardBody
 from driftpost_sync.messages.describe import DescribeBody
 from driftpost_sync.messages.finding import FindingBody
 from driftpost_sync.messages.labels import LabelsBody
@@ -16,10 +17,10 @@ from driftpost_sync.messages.limits import MAX_ITEMS, MAX_READ_BYTES, VERSION, c
 from driftpost_sync.messages.window import WindowBody
 from driftpost_sync.topics import MAX_NAME_CHARS, check_name
 
-Kind = Literal["window", "finding", "describe", "labels", "ledger", "answer"]
-KINDS: tuple[Kind, ...] = ("window", "finding", "describe", "labels", "ledger", "answer")
+Kind = Literal["window", "finding", "describe", "labels", "ledger", "answer", "board"]
+KINDS: tuple[Kind, ...] = ("window", "finding", "describe", "labels", "ledger", "answer", "board")
 
-Body = WindowBody | FindingBody | DescribeBody | LabelsBody | LedgerBody | AnswerBody
+Body = WindowBody | FindingBody | DescribeBody | LabelsBody | LedgerBody | AnswerBody | BoardBody
 _BODIES: dict[
     str,
     type[WindowBody]
@@ -27,7 +28,8 @@ _BODIES: dict[
     | type[DescribeBody]
     | type[LabelsBody]
     | type[LedgerBody]
-    | type[AnswerBody],
+    | type[AnswerBody]
+    | type[BoardBody],
 ] = {
     "window": WindowBody,
     "finding": FindingBody,
@@ -35,6 +37,7 @@ _BODIES: dict[
     "labels": LabelsBody,
     "ledger": LedgerBody,
     "answer": AnswerBody,
+    "board": BoardBody,
 }
 
 

@@ -116,6 +116,7 @@ def one(request: Request) -> Response:
             "model": model,
             "coverage": fleet.coverage(connection, name),
             "ledgers": devices.ledgers_of(connection, name),
+            "board": devices.board_of(connection, name),
             "findings": told,
             "incidents": belongs,
             "refusals": quarantine.list_quarantine(connection, device=name, limit=_REFUSALS).items,

@@ -240,6 +240,38 @@ class Ledger:
     lost_rows_at_start: int
 
 
+@dataclass(frozen=True)
+class Sensor:
+    """One sensor of a board over the time of its latest report."""
+
+    name: str
+    latest: float
+    lowest: float
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Board:
+    """How a device's board fares, by its latest report."""
+
+    at_ms: int
+    span_ms: int
+    sensors: tuple[Sensor, ...]
+
+
+def board_of(connection: Connection, device: str) -> Board | None:
+    """Its latest report, None where it has sent none."""
+    board = tables.boards.c
+    row = connection.execute(
+        select(board.at_ms, board.span_ms, board.readings).where(board.device == device)
+    ).first()
+    if row is None:
+        return None
+    sensors = tuple(Sensor(name, *values) for name, values in row.readings.items())
+    return Board(row.at_ms, row.span_ms, sensors)
+
+
 def ledgers_of(connection: Connection, device: str) -> list[Ledger]:
     """Its ledgers, newest incarnation first."""
     ledger = tables.ledgers.c
