@@ -7,7 +7,7 @@ edges of its own, moments, extremes, a random-feature mean, and class, confidenc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +72,67 @@ class NumpyObserver:
         phases = x @ self._directions
         self.mean[:FEATURE_PAIRS] += np.cos(phases).sum(axis=0)
         self.mean[FEATURE_PAIRS:] += np.sin(phases).sum(axis=0)
+        self._answers(p)
+        self.rows += ROWS
+
+    def _answers(self, p: NDArray[np.float32]) -> None:
         self.classes += np.bincount(p.argmax(axis=1), minlength=p.shape[1])
         self.answers[0] += p.max(axis=1).sum()
         self.answers[1] -= float((p * np.log2(p + np.float32(1e-12))).sum())
+
+
+class CodesObserver(NumpyObserver):
+    """Observes a model of int8 rows: how often each input showed each code, and the same of the answers."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(np.zeros((1, inputs), np.float32), outputs)
+        self._row_bytes = inputs + 4 * outputs
+        self._buffer = bytearray(ROWS * self._row_bytes)
+        self._view = memoryview(self._buffer)
+        self._bytes = np.frombuffer(self._buffer, np.uint8).reshape(ROWS, self._row_bytes)
+        self._places = (np.arange(inputs) * 256).astype(np.int32)
+        self.codes = np.zeros(inputs * 256, np.int64)
+
+    def _pass(self) -> None:
+        codes = self._bytes[:, : self._inputs] + self._places
+        self.codes += np.bincount(codes.ravel(), minlength=len(self.codes))
+        p = np.ascontiguousarray(self._bytes[:, self._inputs :]).view(np.float32)
+        self._answers(p)
         self.rows += ROWS
 
 
-def observed(call: Call, observer: NumpyObserver) -> Call:
+class ImageObserver:
+    """Observes a model of images: keeps every 8th pixel; takes light, contrast and codes of 32 at a time."""
+
+    EVERY, IMAGES = 8, 32
+
+    def __init__(self, row_shape: Sequence[int]) -> None:
+        across = -(-row_shape[-1] // self.EVERY)
+        self._kept = np.empty((self.IMAGES, row_shape[0], -(-row_shape[1] // self.EVERY), across), np.int8)
+        self._at = 0
+        self.codes = np.zeros(256, np.int64)
+        self.sums = np.zeros(2)
+
+    def observe(self, inputs: NDArray[Any], answer: NDArray[Any]) -> None:
+        """One image; its answer is left alone."""
+        self._kept[self._at] = inputs[0, :, :: self.EVERY, :: self.EVERY]
+        self._at += 1
+        if self._at == self.IMAGES:
+            self._at = 0
+            flat = self._kept.reshape(self.IMAGES, -1)
+            self.codes += np.bincount(flat.view(np.uint8).ravel(), minlength=256)
+            values = flat.astype(np.float32)
+            self.sums += values.mean(axis=1).sum(), values.std(axis=1).sum()
+
+
+class Observer(Protocol):
+    """What sees every row and its answer."""
+
+    def observe(self, inputs: NDArray[Any], answer: NDArray[Any]) -> None:
+        """One row and its answer."""
+
+
+def observed(call: Call, observer: Observer) -> Call:
     """The model's call with the observer around it."""
 
     def run(row: NDArray[Any]) -> NDArray[Any]:
@@ -87,9 +141,3 @@ def observed(call: Call, observer: NumpyObserver) -> Call:
         return answer
 
     return run
-
-
-def warm(observer: NumpyObserver, rows: Sequence[NDArray[Any]], answer: NDArray[Any]) -> None:
-    """One block, so that numpy's first-use costs are paid."""
-    for row in rows[:ROWS]:
-        observer.observe(row, answer)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LEAST_ROUNDS = 3
+
 Run = Callable[[NDArray[Any]], object]
 
 
@@ -54,7 +56,7 @@ class Measured:
 
 
 def side_by_side(
-    ways: Mapping[str, Run], rows: Sequence[NDArray[Any]], *, calls: int, rounds: int
+    ways: Mapping[str, Run], rows: Sequence[NDArray[Any]], *, calls: int, rounds: int, seconds: float = 25.0
 ) -> dict[str, Measured]:
     """Run every way `calls` times in each of `rounds` rounds.
 
@@ -62,18 +64,24 @@ def side_by_side(
         ways: by name, the reference first.
         rows: fed in turn.
         calls: in a chunk.
-        rounds: chunks of each way.
+        rounds: chunks of each way, at most.
+        seconds: after which no further round begins, with at least LEAST_ROUNDS done.
     """
     measured = {name: Measured() for name in ways}
     for name in ways:
         _chunk(ways[name], _cycle(rows, calls // 4))
-    for _ in range(rounds):
+    began = time.monotonic()
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and time.monotonic() - began > seconds * 0.7:
+            break
         for name, way in ways.items():
             fed = _cycle(rows, calls)
             cpu, wall = _chunk(way, fed)
             measured[name].cpu_us.append(cpu / calls / 1000)
             measured[name].wall_us.append(wall / calls / 1000)
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and time.monotonic() - began > seconds:
+            break
         for name, way in ways.items():
             measured[name].single_us += _singly(way, _cycle(rows, calls // 4))
     return measured

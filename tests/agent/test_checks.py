@@ -156,7 +156,7 @@ def test_a_window_that_no_message_can_hold_does_not_hold_up_the_others(
 ) -> None:
     clock = ManualClock()
     guard = Guard(mlp_bundle, store=store, clock=clock, window_seconds=1.0, threaded=False)
-    monkeypatch.setattr("driftpost_sync.messages.MAX_BODY_BYTES", 100)
+    monkeypatch.setattr("driftpost_sync.messages.limits.MAX_BODY_BYTES", 100)
     record(guard, clock, 1)
     monkeypatch.undo()
     record(guard, clock, 2)
