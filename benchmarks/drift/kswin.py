@@ -33,7 +33,7 @@ def kswin_distances(values: FloatArray) -> FloatArray:
     if len(values) < WINDOW:
         return out
     views = np.lib.stride_tricks.sliding_window_view(values, WINDOW)
-    steps = np.repeat([1.0, -1.0], RECENT) / RECENT
+    steps = np.repeat([1, -1], RECENT)
     for begin in range(0, len(views), CHUNK):
         view = views[begin : begin + CHUNK]
         drawn = np.take_along_axis(view, _drawn(len(values))[begin : begin + len(view)], axis=1)
@@ -41,8 +41,8 @@ def kswin_distances(values: FloatArray) -> FloatArray:
         order = np.argsort(both, axis=1, kind="stable")
         ranked = np.take_along_axis(both, order, axis=1)
         distance = np.abs(np.cumsum(steps[order], axis=1))
-        distance[:, :-1][ranked[:, 1:] == ranked[:, :-1]] = 0.0  # of equal values only the last counts
-        out[begin + WINDOW - 1 : begin + WINDOW - 1 + len(view)] = distance.max(axis=1)
+        distance[:, :-1][ranked[:, 1:] == ranked[:, :-1]] = 0  # of equal values only the last counts
+        out[begin + WINDOW - 1 : begin + WINDOW - 1 + len(view)] = distance.max(axis=1) / RECENT
     return out
 
 
