@@ -2,7 +2,7 @@
 
 Changes last two windows here. Ten rows at +3 sd bring 20 nats in each of thirty streams: a row's gain is
 bounded, so that one rare value is no alarm. One alarm a year at windows of a second takes 17.3, and the bet
-that sees it best holds e^-4.2 of the evidence, for most of that is placed on the small changes that people ask
+that sees it best holds e^-4.2 of the evidence, for most of that lies on the small changes that people ask
 about. One window falls short by less than a tenth of a nat: the price of betting on everything at once.
 """
 
