@@ -16,7 +16,7 @@ COMMANDS = "driftpost.commands"
 # What `driftpost --help` says of our own groups without importing them: the imports behind all of them
 # together take seconds on a Pi, and some of them may not be installed.
 SUMMARIES: Mapping[str, str] = {
-    "agent": "Guard a model on this device: run, status, activate.",
+    "agent": "Guard a model on this device: run, status, windows, doctor, activate, export.",
     "aggregator": "Gather a fleet: ingest, incidents, retrain requests, dashboard.",
     "broker": "Run a small MQTT broker for demos and trials.",
     "bundle": "Build, inspect and verify the file that holds a model and its baseline.",
