@@ -169,8 +169,8 @@ TABLE = SettingsTable(
         Setting(
             "retrain.scopes",
             list[str],
-            ["group", "cohort", "fleet"],
-            meaning="scopes that may ask: device, group, cohort, fleet",
+            ["cohort", "fleet"],
+            meaning="scopes that may ask: device, group, cohort, fleet; a group may be a lie in concert",
         ),
         Setting(
             "retrain.kinds",
@@ -333,7 +333,7 @@ class RetrainPolicy:
     """When an incident may ask for retraining; see `[retrain]` in the settings for each field's unit."""
 
     enabled: bool = True
-    scopes: tuple[str, ...] = ("group", "cohort", "fleet")
+    scopes: tuple[str, ...] = ("cohort", "fleet")
     kinds: tuple[str, ...] = ("covariate_shift", "output_shift", "label_shift", "concept_shift")
     min_effect: float = 0.2
     min_devices: int = 2

@@ -14,7 +14,10 @@ from driftpost_aggregator.cli import aggregator
 from driftpost_aggregator.delivery.signing import read_secrets
 from driftpost_aggregator.settings import load
 from driftpost_aggregator.store.database import migrate, open_engine, writing
+from driftpost_aggregator.store.migrations import versions
 from driftpost_models.build import build_bundle
+
+REVISIONS = sorted(path.name[1:5] for path in Path(versions.__file__).parent.glob("r[0-9]*.py"))
 
 
 def run(*arguments: str | Path) -> Result:
@@ -46,8 +49,8 @@ def test_every_key_of_the_starter_file_shows_its_default_or_is_required(tmp_path
 
 
 def test_migrate_says_what_it_did(config: Path) -> None:
-    assert run("migrate", "--config", config).output == "applied 0001\n"
-    assert run("migrate", "--config", config).output == "already at 0001\n"
+    assert run("migrate", "--config", config).output == f"applied {', '.join(REVISIONS)}\n"
+    assert run("migrate", "--config", config).output == f"already at {REVISIONS[-1]}\n"
 
 
 def test_status_of_an_empty_fleet_is_readable(config: Path) -> None:
@@ -171,4 +174,4 @@ def test_a_migrated_database_is_what_the_program_opens(config: Path) -> None:
     engine = open_engine(f"sqlite:///{config.parent / 'driftpost.db'}")
     migrate(engine)
     engine.dispose()
-    assert run("migrate", "--config", config).output == "already at 0001\n"
+    assert run("migrate", "--config", config).output == f"already at {REVISIONS[-1]}\n"

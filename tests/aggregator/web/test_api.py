@@ -70,7 +70,12 @@ def test_the_fleets_totals_equal_its_devices(client: TestClient) -> None:
     devices = get(client, "devices")["items"]
     assert totals["devices"] == {"total": 13, "online": 11, "offline": 2, "drifting": 5}
     assert totals["rows"] == sum(device["rows"] for device in devices)
-    assert totals["incidents"] == {"device": {"open": 1}, "cohort": {"open": 1}, "fleet": {}}
+    assert totals["incidents"] == {
+        "device": {"open": 1},
+        "group": {},
+        "cohort": {"open": 1},
+        "fleet": {},
+    }
     assert totals["requests"] == {"created": 1}
     assert totals["quarantined_last_day"] == len(get(client, "quarantine")["items"]) == 2
 
