@@ -1,10 +1,10 @@
-"""What the retrain policy looks at, over time: written down when it changes, so that policies can be tried."""
+"""What the retrain policy looks at, over time: written down whenever it changes, to be replayed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, func, insert, select
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 
 from driftpost_aggregator.accuracy import incident_accuracy
 from driftpost_aggregator.errors import AggregatorError
@@ -18,6 +18,8 @@ LOSS_AGE_MS = 600_000
 LOSS_STEP = 0.005
 # So is an effect, reference sd.
 _EFFECT_STEP = 0.05
+# What a policy can be replayed over, ms: two years.
+KEEP_MS = 2 * 365 * 86_400_000
 # Incidents that ended this long ago are not looked at any more, ms.
 _ENDED_MS = 86_400_000
 
@@ -125,8 +127,9 @@ def candidate_at(row: object) -> Candidate:
 
 
 def write_down(connection: Connection, changed: Sequence[Candidate], now_ms: int) -> None:
-    """Add snapshots, in the caller's write transaction."""
+    """Add snapshots, in the caller's write transaction, and let go of the oldest."""
     if changed:
+        connection.execute(delete(policy_snapshots).where(policy_snapshots.c.at_ms < now_ms - KEEP_MS))
         connection.execute(
             insert(policy_snapshots), [{"at_ms": now_ms, **candidate.__dict__} for candidate in changed]
         )

@@ -27,6 +27,7 @@ from driftpost_aggregator.retrain_policy import (
 )
 from driftpost_aggregator.reuse import Fit, known_fits
 from driftpost_aggregator.settings import RetrainPolicy
+from driftpost_aggregator.store import locks
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import deliveries, disabled_targets, retrain_requests
 from driftpost_aggregator.store.tables import incidents as incidents_table
@@ -92,10 +93,13 @@ def request_retraining(
             one.fits = known_fits(connection, one.row)
     if changed:
         with writing(engine) as connection:
-            write_down(connection, changed, now_ms)
+            # Another worker may have written the same down meanwhile.
+            locks.hold(connection, locks.REQUESTS)
+            write_down(connection, unwritten(connection, losses, now_ms), now_ms)
     created = []
     for one in ready:
         with writing(engine) as connection:
+            locks.hold(connection, locks.REQUESTS)
             # Judged again now that we hold the write lock: another worker, or a person, may have been
             # faster, and one request made in this loop counts for the next one's budget.
             again = {now.row["incident"]: now for now in _judged(connection, policy, losses, now_ms)}

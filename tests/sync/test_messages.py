@@ -22,10 +22,13 @@ from driftpost_sync.messages import (
     DescribeBody,
     Envelope,
     FindingBody,
+    GivenLabel,
+    GivenLabels,
     HostPresence,
     Item,
     LedgerBody,
     Presence,
+    Request,
     Tally,
     WindowBody,
     decode_body,
@@ -330,3 +333,67 @@ def test_a_ledger_says_whether_it_balances():
 def test_a_board_that_breaks_the_protocol_is_refused(readings):
     with pytest.raises(MalformedMessage):
         BoardBody.from_bytes(pack({"m": 5, "w": None, "s": 1, "r": readings}))
+
+
+def test_a_request_and_its_answer_come_back_as_they_were() -> None:
+    given = GivenLabels((GivenLabel("a", (1, "cat")), GivenLabel(1_800_000_000_000, (2,))))
+    request = Request("lb-1", "labels", 1_800_000_000_000, given.to_bytes())
+    assert decode_down(request.to_bytes()) == request
+    assert GivenLabels.from_bytes(request.arguments) == given
+    answer = AnswerBody("lb-1", "done", {"counted": 3}, "fine")
+    assert decode_body("answer", answer.to_bytes()) == answer
+
+
+def test_a_request_that_would_not_fit_a_message_is_refused() -> None:
+    with pytest.raises(MessageTooLarge):
+        Request("lb-1", "labels", 1, b"x" * MAX_BODY_BYTES).to_bytes()
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"a": 1},
+        [["a"]],
+        [["a", []]],
+        [["a", [-1]]],
+        [["a", [True]]],
+        [["a", [1.5]]],
+        [["", [1]]],
+        [["a\x00", [1]]],
+        [["a" * 201, [1]]],
+        [[-1, [1]]],
+        [[1.5, [1]]],
+        [["a", [1] * 4_097]],
+        [["a", [1]]] * 501,
+    ],
+)
+def test_labels_that_break_the_protocol_are_refused(plain: object) -> None:
+    with pytest.raises(MalformedMessage):
+        GivenLabels.from_bytes(msgpack.packb(plain))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"i": ""},
+        {"i": "x" * 81},
+        {"o": "perhaps"},
+        {"c": {"counted": -1}},
+        {"c": {"counted": 1.5}},
+        {"c": {"": 1}},
+        {"c": {f"n{number}": 1 for number in range(17)}},
+        {"c": [1]},
+        {"x": "x" * 201},
+    ],
+)
+def test_an_answer_that_breaks_the_protocol_is_refused(change: dict[str, object]) -> None:
+    plain = {"i": "lb-1", "o": "done", "c": {"counted": 1}, "x": ""}
+    with pytest.raises(MalformedMessage):
+        AnswerBody.from_bytes(msgpack.packb(plain | change))
+
+
+@pytest.mark.parametrize("change", [{"id": ""}, {"n": ""}, {"x": -1}, {"x": None}, {"p": "text"}, {"v": 2}])
+def test_a_request_that_breaks_the_protocol_is_refused(change: dict[str, object]) -> None:
+    plain = {"v": 1, "t": "req", "id": "lb-1", "n": "labels", "x": 1, "p": b""}
+    with pytest.raises(MalformedMessage):
+        decode_down(msgpack.packb(plain | change))

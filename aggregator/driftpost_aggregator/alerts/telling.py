@@ -18,6 +18,7 @@ from driftpost_aggregator.alerts import mail, posting
 from driftpost_aggregator.alerts.change import Change, subject, words
 from driftpost_aggregator.alerts.channels import Channel
 from driftpost_aggregator.delivery.schedule import Answer, judge, next_attempt
+from driftpost_aggregator.store import locks
 from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import (
     alert_channels,
@@ -89,6 +90,7 @@ def _gather(engine: Engine, telling: Telling, channel: Channel, now_ms: int) -> 
     if not ready and not passed_over:
         return
     with writing(engine) as connection:
+        locks.hold(connection, locks.ALERTS)
         rows = [{"channel": channel.name, "event": event, "message": NOT_WORTH_ONE} for event in passed_over]
         message = telling.new_id()
         chosen = ready[:MAX_CHANGES]

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, insert, select, update
 
 from driftpost_aggregator import audit
 from driftpost_aggregator.labels.reading import Given, Refused, counted
+from driftpost_aggregator.store import locks
 from driftpost_aggregator.store.database import writing
 from driftpost_aggregator.store.tables import devices, label_batches, label_pushes
 from driftpost_sync.messages.given_labels import MAX_GIVEN, GivenLabel, GivenLabels
@@ -66,6 +67,7 @@ def push_labels(
     refused = [one for one in found if isinstance(one, Refused)]
     given = [one for one in found if isinstance(one, Given)]
     with writing(engine) as connection:
+        locks.hold(connection, locks.LABELS)
         names = sorted({one.device for one in given})
         known: set[str] = set()
         for begin in range(0, len(names), _NAMES_PER_QUERY):

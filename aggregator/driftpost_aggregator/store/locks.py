@@ -16,6 +16,10 @@ INGEST = 0x6472_6968
 WIDE = 0x6472_696A
 # One worker at a time coarsens and deletes.
 RETENTION = 0x6472_696B
+# One worker at a time decides on a retrain request, queues a push of labels, puts a message together.
+REQUESTS = 0x6472_696C
+LABELS = 0x6472_696D
+ALERTS = 0x6472_696E
 
 
 def share(connection: Connection, number: int) -> None:

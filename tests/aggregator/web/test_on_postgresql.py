@@ -28,6 +28,10 @@ ADDRESSES = [
     "/api/v1/incidents/inc-1",
     "/api/v1/incidents/inc-1/devices",
     "/api/v1/requests",
+    "/api/v1/requests?order=priority",
+    "/api/v1/labels?state=done",
+    "/api/v1/labels/lp-0001",
+    "/api/v1/alerts?state=pending",
     "/api/v1/quarantine",
     f"/api/v1/streams/{BUNDLE}/image.brightness?scope=cohort&key=camera%3DB",
     "/charts/fleet?rows=devices&span=1h",
@@ -38,6 +42,9 @@ ADDRESSES = [
 ]
 PAGES = [
     "/",
+    "/labels",
+    "/alerts",
+    "/requests/req-0001",
     "/devices",
     "/devices/meter-00001",
     "/incidents",

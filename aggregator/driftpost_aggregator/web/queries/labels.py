@@ -9,6 +9,8 @@ from sqlalchemy import Connection, func, select, tuple_
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.web.cursor import Page, decode, encode
 
+# Parts that are summed up, so that a page takes no longer when years of labels are there.
+MAX_SUMMED = 10_000
 STATES = ("waiting", "done", "refused", "expired")
 _batch = tables.label_batches.c
 _push = tables.label_pushes.c
@@ -50,7 +52,7 @@ class Push:
 
 @dataclass(frozen=True)
 class Totals:
-    """What became of all labels that are remembered."""
+    """What became of the labels in the newest parts."""
 
     batches: dict[str, int]
     counted: int
@@ -103,12 +105,18 @@ def newest_pushes(connection: Connection, limit: int) -> list[Push]:
 
 
 def totals(connection: Connection) -> Totals:
-    """Sums over all parts that are remembered."""
+    """Sums over the newest parts."""
     names = ("counted", "twice", "unknown", "refused")
-    query = select(_batch.state, func.count(), *(func.sum(_batch[name]) for name in names))
+    newest = (
+        select(_batch.state, *(_batch[name] for name in names))
+        .order_by(_batch.created_ms.desc())
+        .limit(MAX_SUMMED)
+        .subquery()
+    )
+    query = select(newest.c.state, func.count(), *(func.sum(newest.c[name]) for name in names))
     states: dict[str, int] = {}
     sums = dict.fromkeys(names, 0)
-    for state, count, *values in connection.execute(query.group_by(_batch.state)):
+    for state, count, *values in connection.execute(query.group_by(newest.c.state)):
         states[state] = count
         for name, value in zip(names, values, strict=True):
             sums[name] += int(value or 0)
