@@ -17,6 +17,7 @@ from driftpost_sync.messages import (
     MAX_MESSAGE_BYTES,
     MAX_READ_BYTES,
     Ack,
+    AnswerBody,
     BoardBody,
     Command,
     DescribeBody,
