@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.drift import class_prior, joint, product, table
+from benchmarks.drift import class_prior, joint, oracle, product, table
+from benchmarks.drift.changes import WORDS
 from benchmarks.drift.cost import costs
 from benchmarks.drift.parts import Parts
 from benchmarks.drift.peers import TRIALS_PER_DEVICE
@@ -27,6 +28,7 @@ from benchmarks.drift.streams import DELAY_SOURCES, SOURCES
 STRICT = 1  # false alarms per 1,000 device-days at which delays are measured
 # In the comparison driftpost is loosened as the others are: the laxest of these at which it raised no more.
 PEER_SOURCES = tuple(name for name in DELAY_SOURCES if not SOURCES[name].seasonal)
+QUICK_PEERS = ("iid", "ar5", "garch")
 COMPARED = tuple(dict.fromkeys(round(product.BUDGETS[0] / 1.2**k) for k in range(40)))
 PARTS = ("null", "delay", "joint", "joint_null", "class_prior", "peers", "cost")
 MORE_TRIALS = ("iid", "ar5", "ar9")  # whose delays have targets
@@ -95,6 +97,12 @@ class Benchmark:
               f"({', '.join(MORE_TRIALS)}; {self.size.fewer} for the others), "
               f"at a budget of {STRICT} per 1,000 device-days (target: met or missed)\n")  # fmt: skip
         print(table.delay_table(found), flush=True)
+        if "garch" in found:
+            best = self._part("oracle", partial(oracle.garch_delays, self.seed + LATER, STRICT))
+            words = "; ".join(f"{WORDS[c]} {table.rows_in_words(rows)}" for c, rows in best.items())
+            for change, rows in best.items():
+                self._metric(f"oracle_delay.garch.{change}", table.quantile(rows, 0.5), "rows")
+            print(f"\nOne who knows a GARCH stream's parameters, the factor and the moment needs: {words}.")
 
     def class_priors(self, sources: Sequence[str]) -> None:
         """Measures how soon another mix of classes is found, and whether it is called so."""
@@ -307,7 +315,8 @@ def main(
         if "null" in parts:
             benchmark.false_alarms(sources)
         if "peers" in parts and peers_python is not None:
-            benchmark.peers(peers_python, [source for source in sources if source in PEER_SOURCES])
+            compared = QUICK_PEERS if quick else PEER_SOURCES
+            benchmark.peers(peers_python, [source for source in sources if source in compared])
         if "class_prior" in parts:
             benchmark.class_priors([source for source in sources if source in class_prior.STAYING])
         if "joint" in parts:

@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 
 STREAMS_PER_DEVICE = 30
 DAY_ROWS = 20_000  # a device-day is 30 streams of so many rows
+GARCH_ALPHA, GARCH_BETA = 0.10, 0.88
 BURN_IN = 500  # rows until a simulated stream has forgotten its start
 
 
@@ -76,12 +77,11 @@ def _daily_seasonal(rng: np.random.Generator, rows: int, streams: int) -> FloatA
 
 def _garch(rng: np.random.Generator, rows: int, streams: int) -> FloatArray:
     """GARCH(1, 1) with alpha 0.10 and beta 0.88: spells of volatility of about fifty rows."""
-    alpha, beta = 0.10, 0.88
     out = rng.normal(size=(rows + BURN_IN, streams))
     variance = np.ones(streams)
     for t in range(len(out)):
         out[t] *= np.sqrt(variance)
-        variance = (1 - alpha - beta) + alpha * out[t] ** 2 + beta * variance
+        variance = (1 - GARCH_ALPHA - GARCH_BETA) + GARCH_ALPHA * out[t] ** 2 + GARCH_BETA * variance
     return out[BURN_IN:]
 
 

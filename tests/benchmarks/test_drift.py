@@ -6,6 +6,7 @@ from benchmarks.drift import product, table
 from benchmarks.drift.adwin import adwin_peaks
 from benchmarks.drift.changes import CHANGES, WORDS
 from benchmarks.drift.kswin import kswin_alarms, kswin_distances
+from benchmarks.drift.oracle import garch_delays
 from benchmarks.drift.page_hinkley import page_hinkley_peaks
 from benchmarks.drift.parts import Parts
 from benchmarks.drift.peers import (
@@ -171,6 +172,13 @@ def test_a_part_is_measured_once_for_what_was_asked(tmp_path):
     assert len(measured) == 2
     assert Parts(None).get("null-iid", measure, seed=1)[1] is False
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_who_knows_everything_of_a_volatile_stream_needs_as_long_as_its_information_says():
+    """Bounded by Wald: evidence of 17.2 nats at 0.0073 a row and 0.0172 a row."""
+    found = garch_delays(1, 1)
+    assert np.mean(found["scale_up"]) == pytest.approx(17.2 / 0.0073, rel=0.15)
+    assert np.mean(found["scale_down"]) == pytest.approx(17.2 / 0.0172, rel=0.15)
 
 
 def test_lines_on_which_another_is_sooner_are_named():
