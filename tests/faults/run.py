@@ -25,7 +25,7 @@ def faults(bundles: Path, kills: int, kill_minutes: float) -> dict[str, Fault]:
     return {
         "cuts-full": lambda folder: cut_the_power(folder, "full"),
         "cuts-normal": lambda folder: cut_the_power(folder, "normal"),
-        "damage": lambda folder: damage_pages(folder, 200),
+        "damage": lambda folder: damage_pages(folder, 100),
         "disk": lambda folder: fill_the_disk(folder, bundles, 10),
         "kills": lambda folder: kill_at_random_moments(
             folder, bundles, kills, seed=500, limit_s=kill_minutes * 60

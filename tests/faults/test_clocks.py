@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -46,14 +47,9 @@ def played(
     clock = ManualClock(1_000, wall(0))
     number = 0
     for start in range(2):
-        random = np.random.RandomState(start)
-
-        class Draw:
-            def getrandbits(self, k: int, /) -> int:
-                return int(random.randint(0, 1 << min(k, 31)))
-
         path = folder / "agent.db"
-        with Store.open(path, clock=clock, random=Draw(), row_mark=RowMark(folder / "none")) as store:
+        mark = RowMark(folder / "none")
+        with Store.open(path, clock=clock, random=random.Random(start), row_mark=mark) as store:
             guard = Guard(bundle, store=store, clock=clock, window_seconds=1.0, threaded=False)
             for _ in range(WINDOWS // 2):
                 for _ in range(ROWS):
