@@ -453,7 +453,8 @@ class Batch:
         for (device, incarnation), answer in self._answers.items():
             wanted = sorted(answer.wanted)[:15]
             if device in self._unborn:
-                wanted.append("birth")
+                # Nothing is known of it: a new device, or a database that was lost.
+                wanted += ["birth", "ledger"]
             ranges, refused = ranges_of(answer.acked), tuple(answer.refused)
             while True:
                 ack = Ack(incarnation, ranges[:MAX_ITEMS], refused[:MAX_REFUSED], tuple(wanted))

@@ -184,7 +184,7 @@ class HostLink:
         self._overflowed = 0
         self._answered = 0
         self._answers_dropped = 0
-        self._status = HostLinkStatus()
+        self._status = HostLinkStatus(round_mono=clock.mono_ms())
         self._thread = threading.Thread(target=self._run, name="driftpost-host-link", daemon=True)
 
     def start(self) -> None:

@@ -244,7 +244,7 @@ def test_windows_of_an_unknown_bundle_are_stored_asked_about_and_merged_once_it_
 def test_a_device_whose_birth_was_never_seen_is_asked_for_it(ingest: Ingest, bundle: PaperBundle) -> None:
     device = PaperDevice("m1")
     (reply,) = ingest.take([up(device, [describe(device, bundle)])])
-    assert reply.ack.wanted == ("birth",)
+    assert reply.ack.wanted == ("birth", "ledger")
 
 
 def test_the_first_description_of_a_bundle_stands_against_another_device(

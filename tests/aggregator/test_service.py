@@ -201,7 +201,7 @@ def test_systemd_hears_ready_status_watchdog_and_stopping(
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     with listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(60)
+        listener.settimeout(20)
         environment = {
             "NOTIFY_SOCKET": str(tmp_path / "notify"),
             "WATCHDOG_USEC": "400000",

@@ -227,3 +227,9 @@ def test_without_a_broker_it_ends_in_time():
     assert host.take(1, 0.1) == []
     assert host.stop()
     assert time.monotonic() - started < 2.5
+
+
+def test_before_its_first_round_a_link_does_not_look_as_if_it_had_stood_still_since_the_boot(world):
+    link = make_host(world)
+    assert CLOCK.mono_ms() - link.status().round_mono < 10_000
+    assert link.stop()
