@@ -22,7 +22,7 @@ BOARD_SETTINGS: tuple[Setting, ...] = (
         3600.0,
         "s",
         "how often their extremes and means are sent to the aggregator, in some 150 bytes",
-        minimum=10,
+        minimum=1,
         maximum=86_400,
     ),
     Setting(

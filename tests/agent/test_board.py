@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from agent.daemons import running
 from driftpost_agent.board import SENSORS, read_board
 from driftpost_agent.board_log import HOT_C, INTERVAL_MS, INTERVALS, BoardLog
+from driftpost_sync.messages import BoardBody
+from mosquitto import needs_mosquitto, running_mosquitto
+from wire import World
 
 
 def put(root: Path, path: str, text: str) -> None:
@@ -120,3 +125,42 @@ def test_what_a_person_must_mend_on_the_board_is_said() -> None:
     assert "about to be slowed down" in log.problems()[0]
     log.add({"temperature": 40.0}, 2)
     assert log.problems() == ()
+
+
+@needs_mosquitto
+def test_the_aggregator_is_told_how_the_board_fares_in_few_bytes(
+    pi: Path, tmp_path: Path, bundles: Path
+) -> None:
+    with ExitStack() as stack:
+        broker = stack.enter_context(running_mosquitto())
+        aggregator = World(broker, stack).aggregator()
+        agent = stack.enter_context(
+            running(
+                tmp_path,
+                bundles / "mlp.bundle",
+                bundles / "team.pub",
+                sync={"enabled": True},
+                mqtt={"port": broker.port},
+                board={"seconds": 1.0, "report_seconds": 1.0, "root": pi},
+            )
+        )
+
+        def reports() -> list[bytes]:
+            items = [item for envelope in list(aggregator.envelopes) for item in envelope.items]
+            return [item.body for item in items if item.kind == "board"]
+
+        agent.wait(lambda: bool(reports()), "the first report")
+        body = BoardBody.from_bytes(reports()[0])
+        assert len(reports()[0]) < 400
+        assert set(body.readings) == set(SENSORS)
+        assert body.readings["temperature"] == (62.31,) * 4
+        document = agent.status()
+        assert document["board"]["undervoltage"]["value"] == 1
+        assert document["health"]["state"] == "degraded"
+        assert any("supply voltage" in reason for reason in document["health"]["reasons"])
+        agent.wait(lambda: agent.status()["findings"]["standing"] == 1, "the finding stands")
+        assert agent.status()["findings"]["latest"][0]["kind"] == "board"
+        put(pi, "sys/class/hwmon/hwmon1/in0_lcrit_alarm", "0\n")
+        put(pi, "sys/devices/platform/soc/soc:firmware/get_throttled", "0\n")
+        agent.wait(lambda: agent.status()["findings"]["standing"] == 0, "the finding is cleared")
+        assert agent.status()["health"]["state"] == "ok"
