@@ -239,12 +239,20 @@ def _last_change(connection: Connection, model: str) -> tuple[int, int]:
 
 
 def _told(hidden: Cause, causes: list[Cause]) -> bool:
-    """Whether devices' own findings already tell the same of this scope: drift, or by labels."""
+    """Whether devices' own findings already tell of it: of the same scope, or of one that it lies within.
+
+    Where the whole fleet drifts, those that have not said so yet drift as well.
+    """
     concept = hidden.kind is Kind.CONCEPT_SHIFT
+    alike = [one for one in causes if (one.kind is Kind.CONCEPT_SHIFT) == concept]
+    if any((one.scope, one.scope_key) == (hidden.scope, hidden.scope_key) for one in alike):
+        return True
+    lead = next(((part.stream, part.direction) for part in hidden.streams), None)
     return any(
-        (one.scope, one.scope_key) == (hidden.scope, hidden.scope_key)
-        and (one.kind is Kind.CONCEPT_SHIFT) == concept
-        for one in causes
+        one.scope in ("cohort", "fleet")
+        and lead in {(part.stream, part.direction) for part in one.streams}
+        and set(hidden.members) <= set(one.members)
+        for one in alike
     )
 
 

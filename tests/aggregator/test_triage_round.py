@@ -725,6 +725,20 @@ def test_a_cohort_that_goes_on_drifting_without_its_pair_is_named_by_one_attribu
     assert incident["card"]["coverage"]["devices"] == 24
 
 
+def test_those_who_have_not_said_so_yet_are_part_of_the_fleet_s_drift(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(32), budget="1 per fleet-hour")
+    faint = {index: {"brightness": 0.5} for index in range(32)}
+    fleet.step()
+    said = [index for index in range(32) if index % 8 != 0]
+    fleet.step(faint, [small(index, 0.5) for index in said])
+    for _ in range(14):
+        fleet.step(faint)
+    (incident,) = fleet.incidents("open", "resolved")
+    assert (incident["scope"], incident["scope_key"]) == ("fleet", "")
+
+
 def test_drift_of_a_pair_of_attributes_is_not_told_of_either_alone(
     engine: Engine, bundle: PaperBundle
 ) -> None:
