@@ -30,6 +30,7 @@ from driftpost_models.reference_files import ReferenceOptions, load_reference
 from driftpost_models.runtime import Array, Runtime, model_kind, read_model
 from driftpost_models.signing import PrivateKey, fingerprint
 from driftpost_models.strict_table import StrictTable, read_toml
+from driftpost_models.tap import tapped
 from driftpost_models.twin import Tolerance, scores_of
 from driftpost_sketches.drift.budget import Budget
 
@@ -80,6 +81,7 @@ def build_bundle(
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.timezone.utc),
     float_model: Path | None = None,
     float_tolerance: Tolerance | None = None,
+    tap: bool = False,
     progress: Progress | None = None,
 ) -> Built:
     """Build a bundle and write it.
@@ -109,6 +111,7 @@ def build_bundle(
         float_model: a float build of the same model; its agreement with `model` is measured on the reference,
             and its answers to the golden inputs go into the bundle.
         float_tolerance: how far the two may be apart.
+        tap: make the penultimate layer an output of the model as it is bundled (`driftpost_models.tap`).
         progress: told how far the work is.
 
     Raises:
@@ -117,7 +120,7 @@ def build_bundle(
         ConfigError: a wish does not fit.
         OSError: the bundle can not be written.
     """
-    content = read_model(model)
+    content = tapped(read_model(model)) if tap else read_model(model)
     kind = model_kind(content)
     table = StrictTable({} if config is None else read_toml(config))
     policy = _policy(table, budget, smallest_effect, window_seconds)

@@ -89,6 +89,7 @@ def bundle() -> None:
     show_default=True,
     help="Most that answers may lie apart: half the summed differences of probabilities, or parts of range.",
 )
+@click.option("--tap", is_flag=True, help="Watch the penultimate layer as well (ONNX; it becomes an output).")
 @click.option("--budget", help="False alarms allowed, such as '1 per device-year'.")
 @click.option("--smallest-effect", type=float, help="Smallest change worth an alarm, in standard deviations.")
 @click.option("--window-seconds", type=float, help="Length of a window.")
@@ -110,6 +111,7 @@ def build(  # noqa: PLR0917 - click passes every option by name
     float_model: Path | None,
     float_agreement: float,
     float_distance: float,
+    tap: bool,
     budget: str | None,
     smallest_effect: float | None,
     window_seconds: float | None,
@@ -141,6 +143,7 @@ def build(  # noqa: PLR0917 - click passes every option by name
                 key=None if key_file is None else load_private_key(key_file),
                 float_model=float_model,
                 float_tolerance=Tolerance(float_agreement, float_distance),
+                tap=tap,
                 progress=bars.update,
             )
     except ModelError as error:

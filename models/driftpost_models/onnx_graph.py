@@ -19,6 +19,9 @@ _VARINT_BYTES = 10
 _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 _INT_TYPES = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8"}
 
+_WEIGHTED = frozenset({"Gemm", "MatMul", "Conv", "QGemm", "QLinearMatMul", "QLinearConv", "MatMulInteger"})
+# Operators between the last layer with weights and the output: softmax, quantization, reshapes.
+_MOST_AFTER_LAST = 16
 # Operators that move values without changing them: quantization on one side holds on the other.
 _MOVES = frozenset({"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
 
@@ -46,10 +49,13 @@ class OnnxGraph:
         grids: quantization of graph inputs and outputs by name, where a (De)QuantizeLinear with a single
             scale stands at that end of the graph.
         external_data: whether weights live in other files.
+        penultimate: what the last layer with weights reads, after it was quantized if it is; None where there
+            is more than one output, or no such layer above it.
     """
 
     grids: dict[str, Grid]
     external_data: bool
+    penultimate: str | None = None
 
 
 class _Damaged(ValueError):
@@ -235,4 +241,24 @@ def read_graph(content: bytes) -> OnnxGraph:
         grid = _follow(name, consumers if is_input else producers, values, forward=is_input)
         if grid is not None:
             grids[name] = grid
-    return OnnxGraph(grids, external)
+    outputs = [name for name, is_input in ends if not is_input]
+    return OnnxGraph(grids, external, _penultimate(outputs[0], producers) if len(outputs) == 1 else None)
+
+
+def _penultimate(output: str, producers: dict[str, list[_Node]]) -> str | None:
+    name = output
+    for _ in range(_MOST_AFTER_LAST):
+        node = next(iter(producers.get(name, [])), None)
+        if node is None or not node.inputs:
+            return None
+        name = node.inputs[0]
+        if node.op in _WEIGHTED:
+            break
+    else:
+        return None
+    # A graph in QDQ form reads real numbers from a dequantize node: those would have to be computed for the
+    # tap alone, and the pair of nodes could no longer be fused into the layer. The codes are there anyway.
+    before = next(iter(producers.get(name, [])), None)
+    if before is not None and before.op == "DequantizeLinear":
+        return before.inputs[0]
+    return name if before is not None else None
