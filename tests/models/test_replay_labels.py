@@ -194,7 +194,7 @@ def test_the_concept_change_in_the_circle_stream_is_found_by_its_delayed_labels(
         WISHES,
     )
     concept = next(finding for finding in result.findings if finding.kind == "concept")
-    assert concept.onset_row <= concept.row <= 350
+    assert concept.onset_row <= concept.row <= 400
     assert result.labelling.rate.low > 0.15
     # The estimate without labels is fooled, as it must be; the labels say so.
     assert result.labelling.estimate.accuracy > 0.9

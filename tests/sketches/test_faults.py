@@ -134,6 +134,19 @@ def test_an_output_that_rests_while_inputs_go_on_is_dead_and_one_whose_input_res
     assert first(reference, live, roles)[1].kind == "stuck"
 
 
+def test_outputs_that_move_while_inputs_do_not_are_told_to_do_so():
+    roles = [Role.INPUT, Role.OUTPUT]
+    reference, live = sensor(1, 10_000, 0.5), sensor(2, 3_000, 0.5)
+    live[CHANGE:, 1] += 1.0
+    alone = first(reference, live, roles)[1]
+    assert (alone.kind, [name for name, _ in alone.streams]) == ("shift", ["x1"])
+    assert "while no input stream moved: the model, or its classes" in alone.text
+    live[CHANGE:, 0] += 1.0
+    assert "no input stream moved" not in first(reference, live, roles)[1].text
+    # Without any input that is watched nothing is known of them.
+    assert "no input stream" not in first(reference[:, 1:], live[:, 1:], [Role.OUTPUT])[1].text
+
+
 def test_one_answer_to_everything_is_a_dead_output():
     rng = np.random.default_rng(0)
     reference = rng.integers(0, 4, 10_000).astype(float)[:, None]

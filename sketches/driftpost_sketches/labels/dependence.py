@@ -24,7 +24,8 @@ PRIOR_MOVES = 50.0  # moves as which the reference counts
 PRIOR_PAIRS = 4.0  # pairs of neighbouring batches likewise
 UNORDERED = 1.2  # rows per independent row up to which a reference may as well have been shuffled
 PRESUMED = 20.0  # the same until live labels have shown it, where the reference's order proves nothing
-PRESUMED_PAIRS = 1.0  # pairs of batches as which that counts
+LONGER = 2.0  # times what neighbouring rows tell, that batches are presumed to tell: memory has a tail
+PRESUMED_PAIRS = 2.0  # pairs of batches as which that counts
 MIN_PAIRS = 2.0  # from which a length of batches has a say
 FORGET_MOVES = 200_000.0  # moves beyond which half of them are forgotten: what counts is this month
 FORGET_PAIRS = 512.0
@@ -93,7 +94,8 @@ class Dependence:
         seen = [self._level(level) for level in range(LEVELS) if self.levels[level, 2] >= MIN_PAIRS]
         if self.usual <= UNORDERED:
             pairs, total = self.levels[0, 2:]
-            seen.append(float((total + PRESUMED_PAIRS * PRESUMED) / (pairs + PRESUMED_PAIRS)))
+            tail = LONGER * (1.0 + lag) / (1.0 - lag)
+            seen.append(float((total + PRESUMED_PAIRS * tail) / (pairs + PRESUMED_PAIRS)))
         return float(min(max(self.usual, (1.0 + lag) / (1.0 - lag), *seen, 1.0), LONGEST))
 
     def _level(self, level: int) -> float:
