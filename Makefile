@@ -28,7 +28,7 @@ help:
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make models  train the demo's models again, in an environment of its own (TensorFlow, 2 GB)"
 	@echo "make bench-drift  false alarms and delays beside other detectors: two hours (QUICK=1: ten minutes; SEED=n; FRESH=1)"
-	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: half an hour; ONLY=words, SEED=n)"
+	@echo "make bench-triage  incidents that come out of scripted fleets (DEVICES=n, 1,000: a quarter of an hour; ONLY=words, SEED=n)"
 	@echo "make bench-fleet  windows a second into SQLite and PostgreSQL, pages with 100,000 devices: ten minutes"
 	@echo "make chaos   kill workers, broker and database forty times in mid-ingest: five minutes (KILLS=n)"
 	@echo "make bench   what the guard costs beside the bare runtime and others: five minutes (PEERS=0: without the others)"
