@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from driftpost_sketches.cells import CELLS
 from driftpost_sketches.drift.calibration import Calibration
 from driftpost_sketches.drift.ebh import e_bh
 from driftpost_sketches.drift.marginal import MarginalDetector
@@ -137,7 +138,7 @@ def test_one_device_s_weight_is_capped_whatever_it_counts(fitted, detector):
     rng = np.random.default_rng(8)
     rows = [ROWS] * 19 + [1_000_000 // 10]
     _, merged = play(detector, fitted[0], rng, np.append(np.zeros(19), 0.2), 1, rows=rows)
-    sums = merged.sums[:, :-6]
+    sums = merged.sums[:, :CELLS]
     location = detector.reference._location
     shift = np.einsum("tc,tc->t", sums / sums.sum(axis=1, keepdims=True), location)
     assert (np.abs(shift) < 0.1).all()
