@@ -8,16 +8,19 @@ is bounded by rows: how many hours they reach back depends on how often the mode
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from driftpost_agent.verdict import OK, GuardedResult, Status
 from driftpost_models.probes.classification import Classification
 from driftpost_sync.clock import Clock
+from driftpost_sync.codec import pack
 
 # Rows remembered: about 3 MB with names of twenty characters. At a row a second they reach back 4.5 hours.
 REMEMBERED_ROWS = 16_384
@@ -27,6 +30,8 @@ MAX_FRESH_BYTES = 1 << 20
 # A label that names a time is of the answer nearest to it, if that is at most so far away, ms: people note
 # seconds.
 MAX_APART_MS = 1_000
+# When a row was answered, where no clock tells: so long ago that no time is near it.
+_UNDATED = -(1 << 62)
 
 
 class Answers:
@@ -129,8 +134,55 @@ class Answers:
         with self._lock:
             if not self._next:
                 return 0.0
-            oldest = int(self._at[max(self._next - self._size, 0) % self._size])
+            dated = self._at[: self.rows][self._at[: self.rows] > _UNDATED]
+            oldest = int(dated.min()) if len(dated) else self._clock.mono_ms()
         return max(self._clock.mono_ms() - oldest, 0) / 1000
+
+    def to_bytes(self) -> bytes:
+        """What is remembered, dated by the wall clock where that is good; an orderly end leaves it."""
+        self.read()
+        wall = self._clock.wall_ms()
+        with self._lock:
+            numbers = np.arange(max(self._next - self._size, 0), self._next)
+            places = numbers % self._size
+            # A name that lost its first row names nothing any more.
+            names = [name if name in self._first else "" for name in (self._names[place] for place in places)]
+            dated = self._at[places] if wall is None else self._at[places] - self._clock.mono_ms() + wall
+            if wall is None:
+                dated = np.full(len(places), _UNDATED)
+            plain = [
+                names,
+                self._answer[places].astype("<i4").tobytes(),
+                self._confidence[places].astype("<f4").tobytes(),
+                self._labelled[places].tobytes(),
+                dated.astype("<i8").tobytes(),
+            ]
+        return zlib.compress(pack(plain), 6)
+
+    def restore(self, data: bytes) -> None:
+        """Take up what `to_bytes` gave, into a memory that is still empty.
+
+        Raises:
+            ValueError: it is not that; nothing is remembered then.
+        """
+        plain = msgpack.unpackb(zlib.decompress(data), max_array_len=max(self._size, 5))
+        names, answer, confidence, labelled, dated = plain
+        kept = np.frombuffer(answer, dtype="<i4")
+        at = np.frombuffer(dated, dtype="<i8").astype(np.int64)
+        arrays = (np.frombuffer(confidence, dtype="<f4"), np.frombuffer(labelled, dtype=np.bool_), at)
+        rows = len(kept)
+        if rows > self._size or len(names) != rows or any(len(array) != rows for array in arrays):
+            raise ValueError(f"{rows} rows do not fit")
+        wall = self._clock.wall_ms()
+        mono = at + (self._clock.mono_ms() - (wall or 0))
+        with self._lock:
+            for number, name in enumerate(names):
+                self._names[number] = str(name)
+                if name:
+                    self._first.setdefault(str(name), number)
+            self._answer[:rows], self._confidence[:rows], self._labelled[:rows] = kept, *arrays[:2]
+            self._at[:rows] = _UNDATED if wall is None else np.where(at == _UNDATED, _UNDATED, mono)
+            self._next = rows
 
     @property
     def rows(self) -> int:

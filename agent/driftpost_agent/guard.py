@@ -346,6 +346,8 @@ class Guard:
             self._calls.wait(calls_s)
             self.flush()
         self.checks.close()
+        if self.labels is not None:
+            self.labels.close()
         self.meter.close_channel(self._channel)
         if self._slot is not None and self.store is not None:
             if self._open_window is not None and not self.checks.waiting:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal, cast
 
+import msgpack
 import numpy as np
 
 from driftpost_agent.answers import Answers
@@ -107,6 +109,7 @@ class LabelChecks:
         self.counted = 0
         self.remembered: deque[FindingBody] = deque(maxlen=MAX_REMEMBERED)
         self._restore()
+        self._remember()
 
     def label(self, inference_id: str, labels: Label | Sequence[Label]) -> bool:
         """Compare an inference's answer with its true class.
@@ -195,6 +198,15 @@ class LabelChecks:
             if pairs or unknown or self._owed:
                 self._take(pairs, unknown, began, (mono, wall))
             self._write()
+
+    def close(self) -> None:
+        """Leave what is remembered to the next start; after a kill there is nothing, and so nothing twice."""
+        if self._store is None:
+            return
+        try:
+            self._store.keep_answers(self._bundle.id, self.answers.to_bytes())
+        except sqlite3.Error as error:
+            log.warning("remembered answers are lost, the store can't be written: %s", error)
 
     def status(self) -> dict[str, Any]:
         """For the status document."""
@@ -287,6 +299,16 @@ class LabelChecks:
             self._let_go(kept[1], "the test on labels began anew, with another reference, budget or version")
             return
         self._standing = kept[1]
+
+    def _remember(self) -> None:
+        """Take up the answers that an orderly end has left."""
+        kept = self._store.take_answers(self._bundle.id) if self._store is not None else None
+        if kept is None:
+            return
+        try:
+            self.answers.restore(kept)
+        except (ValueError, TypeError, zlib.error, msgpack.UnpackException) as error:
+            log.warning("remembered answers are lost: %s", error)
 
     def abandon(self, why: str) -> None:
         """Clear the finding that stands, because nobody watches the errors of this bundle any more."""

@@ -55,6 +55,20 @@ class LabelStore(FindingLog, AnswerLog):
             ).fetchone()
         return None if found is None or not found[0] else (bytes(found[0]), str(found[1]))
 
+    def keep_answers(self, bundle: str, data: bytes) -> None:
+        """Keep what a bundle's answers were, in place of any before."""
+        with self.transaction() as db:
+            db.execute("delete from kept_answers")
+            db.execute("insert into kept_answers (bundle, data) values (?, ?)", (bundle, data))
+
+    def take_answers(self, bundle: str) -> bytes | None:
+        """What was kept of a bundle's answers; given once, so that no label can count twice after a kill."""
+        with self.transaction() as db:
+            found = db.execute("select data from kept_answers where bundle = ?", (bundle,)).fetchone()
+            if found is not None:
+                db.execute("delete from kept_answers")
+        return None if found is None else bytes(found[0])
+
     def clear_labels_finding(self, findings: Sequence[FindingBody], bundle: str) -> None:
         """Record the finding on labels as cleared, and forget the test that raised it."""
         with self.transaction() as db:

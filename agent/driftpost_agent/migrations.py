@@ -157,6 +157,13 @@ def m0007_answered(db: Database) -> None:
     _table(db, "answered_requests").create_index(["request"], unique=True)
 
 
+def m0008_kept_answers(db: Database) -> None:
+    """Answers that an orderly end leaves to the next start, for labels that come later."""
+    _table(db, "kept_answers").create(
+        {"bundle": str, "data": bytes}, pk="bundle", not_null={"bundle", "data"}
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     m0001_outbox,
     m0002_agent_tables,
@@ -165,6 +172,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0005_site,
     m0006_labels,
     m0007_answered,
+    m0008_kept_answers,
 )
 
 

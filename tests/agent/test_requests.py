@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,61 @@ def test_only_so_many_ids_are_remembered(
         for number in range(9):
             store.record_answer(AnswerBody(f"r{number}", "done"))
         assert [store.answered(f"r{number}") for number in (3, 4, 8)] == [False, True, True]
+
+
+def test_answers_are_remembered_over_an_orderly_restart_with_their_labels_and_times(
+    labelled: Bundle, clock: ManualClock, tmp_path: Path
+) -> None:
+    rows = tabular_rows(3, seed=7)
+    truth = answers_to(rows).tolist()
+    path = tmp_path / "s.db"
+    with Store.open(path, clock=clock) as store, guard_of(labelled, clock, store) as guard:
+        names = []
+        for row in rows:
+            names.append(guard.run(row[None]).inference_id)
+            clock.advance(10_000)
+        assert guard.label(names[0], truth[0])
+    # Another boot: the monotonic clock begins anew.
+    later = ManualClock(7, clock.wall + 3_600_000)
+    with Store.open(path, clock=later) as store, guard_of(labelled, later, store) as guard:
+        asking(store, later, guard).take(
+            given(
+                "lb-1",
+                (names[0], truth[0]),
+                (names[1], truth[1]),
+                (WALL + 20_400, truth[2]),
+                expires=WALL * 2,
+            )
+        )
+        later.advance(1000)
+        guard.tick()
+        assert answers(store)[0].counts == {"counted": 2, "twice": 1, "unknown": 0, "refused": 0}
+        assert store.take_answers(labelled.id) is None
+        assert guard.labels.status()["remembered_hours"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_kept_answers_that_are_damaged_are_forgotten(
+    labelled: Bundle, clock: ManualClock, tmp_path: Path
+) -> None:
+    for data in (
+        b"",
+        b"damage",
+        zlib.compress(b"\xc1"),
+        zlib.compress(b"\x95\x90\xc0\xc0\xc0\xc0"),
+        zlib.compress(b"\x01"),
+    ):
+        with Store.open(tmp_path / "s.db", clock=clock) as store:
+            store.keep_answers(labelled.id, data)
+            with guard_of(labelled, clock, store) as guard:
+                assert guard.labels.answers.rows == 0
+
+
+def test_a_device_without_a_good_clock_remembers_names_but_no_times(labelled: Bundle, tmp_path: Path) -> None:
+    clock = ManualClock(5000)
+    row = tabular_rows(1, seed=8)[0]
+    with Store.open(tmp_path / "s.db", clock=clock) as store, guard_of(labelled, clock, store) as guard:
+        name = guard.run(row[None]).inference_id
+    clock.wall = WALL
+    with Store.open(tmp_path / "s.db", clock=clock) as store, guard_of(labelled, clock, store) as guard:
+        assert guard.labels.answers.named_at(WALL) is None
+        assert guard.label(name, 1)
