@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftpost_agent.block_buffer import Raw, RowLayout, TensorLayout
+from driftpost_agent.block_buffer import Raw
 from driftpost_agent.calls import Calls
 from driftpost_agent.checks import WindowChecks
 from driftpost_agent.description import description
@@ -33,6 +33,7 @@ from driftpost_agent.meter import Meter
 from driftpost_agent.output_checks import OutputCheck
 from driftpost_agent.quick_path import SMALL_TENSOR_BYTES, QuickPath
 from driftpost_agent.recorder import ClosedWindow, Passes, Recorder
+from driftpost_agent.row_layouts import RowLayouts
 from driftpost_agent.signature import Signature, Tensors, joined
 from driftpost_agent.store import Store
 from driftpost_agent.ticker import Ticker
@@ -43,16 +44,13 @@ from driftpost_models.giving_back import give_back
 from driftpost_models.policy import Policy
 from driftpost_models.probes.block import as_rows
 from driftpost_models.probes.classification import Classification
-from driftpost_models.runtime import Runtime, TensorSpec, load_model, single_call
+from driftpost_models.runtime import Runtime, load_model, single_call
 from driftpost_models.signing import PublicKey, load_public_key
 from driftpost_sketches.window import Window
 from driftpost_sync.clock import Clock, SystemClock
 from driftpost_sync.messages import DescribeBody, WindowBody
 
 log = logging.getLogger(__name__)
-
-# Shapes of dynamic models whose layouts are kept; a model fed in more sizes than this gets them anew.
-MAX_LAYOUTS = 64
 
 # Seconds that calls under way get to end when a guard is closed.
 CLOSE_CALLS_S = 5.0
@@ -131,18 +129,9 @@ class Guard:
         self._actions: dict[Reason, str] = {
             reason: self.policy.action(reason.label) for reason in Reason if reason is not Reason.OK
         }
-        # With fixed shapes there is one layout for all single rows, and no key to compute.
-        self._fixed = not any(
-            size is None
-            for spec in (*self.runtime.inputs, *self.runtime.outputs)
-            for size in spec.shape[spec.batched :]
-        )
+        self._layouts = RowLayouts(self.runtime.inputs, self.runtime.outputs, bundle.probes.decimation)
         self._batched = {spec.name: spec.batched for spec in self.runtime.inputs}
         self._decimation = bundle.probes.decimation
-        self._batched_outputs = tuple(spec.name for spec in self.runtime.outputs if spec.batched)
-        self._answered_layout: RowLayout | None = None
-        self._unanswered_layout: RowLayout | None = None
-        self._layouts: dict[tuple[tuple[int, ...], ...], RowLayout] = {}
         self._on_window = on_window
         self._on_failure = on_failure
         self.meter = meter or Meter()
@@ -180,6 +169,9 @@ class Guard:
         self._calls = Calls(self.recorder.appending)
         self._channel = self.meter.channel()
         self._quick = self._quick_path()
+        if self._quick is not None:
+            # Blocks are told apart by the layout itself: both paths must use the same one.
+            self._layouts.answered = self._quick.layout
         scores = _scores(bundle)
         self.labels: LabelChecks | None = None
         if scores is not None and bundle.performance is not None:
@@ -369,7 +361,7 @@ class Guard:
     def _quick_path(self) -> QuickPath | None:
         """For models of one small or decimated input and one small output of fixed shape."""
         runtime = self.runtime
-        if len(runtime.inputs) != 1 or len(runtime.outputs) != 1 or not self._fixed:
+        if len(runtime.inputs) != 1 or len(runtime.outputs) != 1 or not self._layouts.fixed:
             return None
         given, answer = runtime.inputs[0], runtime.outputs[0]
         how = self._decimation(given.name, [size or 1 for size in given.shape[given.batched :]], given.dtype)
@@ -441,12 +433,12 @@ class Guard:
                 reasons.add(Reason.FROZEN)
         if isinstance(outputs, Exception):
             reasons.add(Reason.MODEL_FAILED)
-            self.recorder.append_unanswered(self._layout(inputs, {}, 1), raws, int(min(reasons)))
+            self.recorder.append_unanswered(self._layouts.of(inputs, {}, 1), raws, int(min(reasons)))
             return self._failed(_Call(inputs, 1, inference_id, started, model_ns), reasons, outputs)
         wrong = self._output_check.examine(outputs, 1)
         if wrong is not None:
             reasons |= wrong[0]
-        layout = self._layout(inputs, outputs, 1)
+        layout = self._layouts.of(inputs, outputs, 1)
         for one in layout.outputs:
             value = outputs[one.name]
             if one.row_bytes <= SMALL_TENSOR_BYTES:
@@ -465,7 +457,7 @@ class Guard:
         for spec, check in zip(self._signature.specs, self._input_checks, strict=True):
             tensor = inputs[spec.name]
             flat = tensor.reshape(rows, -1) if spec.batched else tensor.reshape(1, -1)
-            kept = self._kept_rows(spec, tensor, rows)
+            kept = self._layouts.kept(spec, tensor, rows)
             fine = check.passes(flat) if kept is None else False
             if not fine:
                 for row, found in enumerate(check.examine(flat, kept)):
@@ -488,12 +480,12 @@ class Guard:
         if wrong is not None:
             for marked, found in zip(reasons, wrong, strict=True):
                 marked.update(found)
-        layout = self._layout(inputs, outputs, rows)
+        layout = self._layouts.of(inputs, outputs, rows)
         tensors = []
         for spec in self.runtime.inputs:
             value = as_rows(spec, inputs[spec.name], rows)
             if value is not None:
-                kept = self._kept_rows(spec, inputs[spec.name], rows)
+                kept = self._layouts.kept(spec, inputs[spec.name], rows)
                 tensors.append(value if kept is None else kept)
         for spec in self.runtime.outputs:
             value = as_rows(spec, outputs[spec.name], rows)
@@ -507,16 +499,10 @@ class Guard:
             return GuardedResult(outputs, OK, inference_id, rows)
         return self._judged(_Call(inputs, rows, inference_id, started, spent), outputs, every)
 
-    def _kept_rows(self, spec: TensorSpec, tensor: NDArray[Any], rows: int) -> NDArray[Any] | None:
-        """What is recorded of an input's rows where that is not all of them."""
-        value = as_rows(spec, tensor, rows)
-        how = None if value is None else self._decimation(spec.name, value.shape[1:], value.dtype)
-        return None if how is None or value is None else how.take_rows(value)
-
     def _watch_batch(self, inputs: Tensors, rows: int, reasons: list[set[Reason]]) -> None:
         samples = []
         for spec in self._signature.specs:
-            kept = self._kept_rows(spec, inputs[spec.name], rows)
+            kept = self._layouts.kept(spec, inputs[spec.name], rows)
             flat = inputs[spec.name].reshape(rows if spec.batched else 1, -1)
             samples.append(sampled(flat) if kept is None else kept)
         with self.recorder.appending:
@@ -588,44 +574,6 @@ class Guard:
             log.warning("the fallback model failed as well: %s", error)
             return None
 
-    def _layout(self, inputs: Tensors, outputs: Mapping[str, NDArray[Any]], rows: int) -> RowLayout:
-        """The one layout object of these shapes."""
-        if self._fixed and rows == 1 and outputs and self._quick is not None and self._one_row_each(outputs):
-            return self._quick.layout
-        if self._fixed and rows == 1:
-            layout = self._answered_layout if outputs else self._unanswered_layout
-            if layout is not None and (not outputs or self._one_row_each(outputs)):
-                return layout
-        key = (
-            *(_row_shape(spec, inputs[spec.name], rows) for spec in self.runtime.inputs),
-            *(_row_shape(spec, outputs[spec.name], rows) for spec in self.runtime.outputs if outputs),
-            (len(outputs), rows),
-        )
-        layout = self._layouts.get(key)
-        if layout is None:
-            if len(self._layouts) >= MAX_LAYOUTS:
-                self._layouts.clear()
-            layout = RowLayout(
-                tuple(self._recorded(one) for one in _layouts(self.runtime.inputs, inputs, rows)),
-                _layouts(self.runtime.outputs, outputs, rows),
-            )
-            self._layouts[key] = layout
-        if self._fixed and rows == 1:
-            if not outputs:
-                self._unanswered_layout = layout
-            elif self._one_row_each(outputs):
-                self._answered_layout = layout
-        return layout
-
-    def _recorded(self, tensor: TensorLayout) -> TensorLayout:
-        """What is kept of an input."""
-        how = self._decimation(tensor.name, tensor.row_shape, tensor.dtype)
-        return tensor if how is None else TensorLayout(tensor.name, how.shape, tensor.dtype, how)
-
-    def _one_row_each(self, outputs: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether outputs with a free first axis hold one row; a detector's holds one for each thing seen."""
-        return all(outputs[name].shape[:1] == (1,) for name in self._batched_outputs)
-
     def _window_closed(self, closed: ClosedWindow) -> None:
         self.checks.take(closed)
         if self._on_window is not None:
@@ -650,23 +598,6 @@ class Guard:
     def _wake(self) -> None:
         if self._ticker is not None:
             self._ticker.wake()
-
-
-def _layouts(specs: Sequence[Any], values: Tensors, rows: int) -> tuple[TensorLayout, ...]:
-    found = []
-    for spec in specs:
-        if spec.name in values:
-            value = as_rows(spec, values[spec.name], rows)
-            if value is not None:
-                found.append(TensorLayout(spec.name, value.shape[1:], value.dtype))
-    return tuple(found)
-
-
-def _row_shape(spec: TensorSpec, value: NDArray[Any], rows: int) -> tuple[int, ...]:
-    """Shape of one row as `as_rows` divides: a tensor that doesn't belong to a row each is one as a whole."""
-    if spec.batched and value.shape[:1] == (rows,):
-        return value.shape[1:]
-    return value.shape
 
 
 def _scores(bundle: Bundle) -> Classification | None:

@@ -481,7 +481,7 @@ def test_answers_of_another_length_are_laid_out_anew(tabular: Recorded) -> None:
     row = {"x": tabular_rows(1)}
 
     def laid_out(rows: int) -> tuple[int, ...]:
-        layout = tabular.guard._layout(row, {"p": np.zeros((rows, 10), np.float32)}, 1)
+        layout = tabular.guard._layouts.of(row, {"p": np.zeros((rows, 10), np.float32)}, 1)
         return tuple(layout.outputs[0].row_shape)
 
     assert [laid_out(rows) for rows in (1, 3, 2, 3, 1)] == [(10,), (3, 10), (2, 10), (3, 10), (10,)]
