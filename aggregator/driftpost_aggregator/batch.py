@@ -165,6 +165,7 @@ class Batch:
             connection: in a write transaction; the caller commits.
         """
         self._connection = connection
+        bulk.by_keys(connection)
         if self._describes_news():
             locks.hold(connection, locks.INGEST)
         else:

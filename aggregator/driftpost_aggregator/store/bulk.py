@@ -23,6 +23,19 @@ _COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _COPY_END = struct.pack(">h", -1)
 
 
+def by_keys(connection: Connection) -> None:
+    """Let PostgreSQL look every row up by its key until the transaction ends.
+
+    A batch asks for some hundred rows by their keys. Of a table that has just grown the planner knows nothing
+    yet, and would read all of it for them.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), "
+            "set_config('enable_seqscan', 'off', true)"
+        )
+
+
 def fetch(
     connection: Connection,
     table: Table,
