@@ -667,18 +667,16 @@ def test_devices_that_send_what_they_do_not_report_are_named_as_suspicious(
     assert (incident["kind"], incident["scope"], incident["affected"]) == ("poisoning", "group", 3)
     assert fleet.affected(incident["incident"]) == {"m3", "m14", "m25"}
     assert "contradict" in incident["title"]
-    # Once they run another bundle, or send what is normal again, nothing speaks against them.
+    # Once they run another bundle nothing speaks against them.
     other = make_bundle("d" * 64, seed=5)
     fleet.send(fleet.devices[3], fleet.devices[3].item("describe", other.describe.to_bytes()))
-    for index in (3, 14):
+    for index in (3, 14, 25):
         fleet.devices[index].bundle = other.describe.bundle
         device = fleet.devices[index]
         fleet.ingest.take([Incoming(device.identity.state, device.presence(), fleet.now)])
         fleet.bundles[index] = other
-    for _ in range(45):
+    for _ in range(6):
         fleet.step()
-        if not fleet.incidents():
-            break
     assert fleet.incidents() == []
 
 
