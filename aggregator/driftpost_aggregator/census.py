@@ -19,7 +19,7 @@ from driftpost_sketches.drift.marginal import FloatArray, MarginalDetector
 
 # Buckets over which a device's past fades by a factor of e: long enough for what one bucket can not show.
 MEMORY_BUCKETS = 12.0
-# Devices whose past is kept. In a larger population each bucket is judged by itself: 40 MB per 41 streams.
+# Devices whose past is kept, the last heard: 40 MB per 41 streams. A bucket of more is judged by itself.
 MAX_REMEMBERED = 20_000
 # What a device must have left to be worth keeping, rows.
 _LEAST_ROWS = 1.0
@@ -68,11 +68,13 @@ class Census:
         self._rows: FloatArray = np.zeros((0, 0))
         self._noise: FloatArray = np.zeros(0)
         self._since: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._heard: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._newest_ms = -1
 
     def take(
         self, start_ms: int, devices: Sequence[str], sums: FloatArray, rows: FloatArray, noise: FloatArray
     ) -> list[Apart]:
-        """Add one bucket.
+        """Add one bucket, if it is newer than those before; looked at again it counts once.
 
         Args:
             start_ms: its beginning, Unix ms.
@@ -91,7 +93,7 @@ class Census:
             self._line.clear()
             since = np.full(len(devices), start_ms)
         else:
-            at = self._remember(devices, shown, rows, noise)
+            at = self._remember(start_ms, devices, shown, rows, noise)
             shown, rows, noise, since = (
                 self._totals[at].astype(np.float64),
                 self._rows[at],
@@ -118,14 +120,17 @@ class Census:
         ]
 
     def _remember(
-        self, devices: Sequence[str], shown: FloatArray, rows: FloatArray, noise: FloatArray
+        self, start_ms: int, devices: Sequence[str], shown: FloatArray, rows: FloatArray, noise: FloatArray
     ) -> npt.NDArray[np.int64]:
         """Let the past fade, add the bucket; returns where its devices stand."""
-        left = math.exp(-1.0 / MEMORY_BUCKETS)
-        self._totals *= np.float32(left)
-        self._rows *= left
-        self._noise *= left
-        self._forget(shown.shape[1:])
+        again = start_ms <= self._newest_ms
+        if not again:
+            self._newest_ms = start_ms
+            left = math.exp(-1.0 / MEMORY_BUCKETS)
+            self._totals *= np.float32(left)
+            self._rows *= left
+            self._noise *= left
+            self._forget(shown.shape[1:], devices)
         new = [device for device in devices if device not in self._line]
         if new:
             first = len(self._line)
@@ -135,20 +140,29 @@ class Census:
             self._rows = np.concatenate([self._rows, np.zeros((grow, rows.shape[1]))])
             self._noise = np.concatenate([self._noise, np.zeros(grow)])
             self._since = np.concatenate([self._since, np.zeros(grow, dtype=np.int64)])
+            self._heard = np.concatenate([self._heard, np.full(grow, -1, dtype=np.int64)])
         at = np.array([self._line[device] for device in devices], dtype=np.int64)
-        self._totals[at] += shown.astype(np.float32)
-        self._rows[at] += rows
-        self._noise[at] += noise
+        fresh = self._heard[at] < start_ms
+        self._totals[at[fresh]] += shown[fresh].astype(np.float32)
+        self._rows[at[fresh]] += rows[fresh]
+        self._noise[at[fresh]] += noise[fresh]
+        self._heard[at] = np.maximum(self._heard[at], start_ms)
         return at
 
-    def _forget(self, shape: tuple[int, ...]) -> None:
-        """Drop devices of which next to nothing is left."""
+    def _forget(self, shape: tuple[int, ...], devices: Sequence[str]) -> None:
+        """Drop devices of which next to nothing is left, and the longest silent to make room for others."""
         if not self._line:
             self._totals = np.zeros((0, *shape), dtype=np.float32)
             self._rows, self._noise = np.zeros((0, shape[0])), np.zeros(0)
-            self._since = np.zeros(0, dtype=np.int64)
+            self._since = self._heard = np.zeros(0, dtype=np.int64)
             return
         keep = self._rows.max(axis=1, initial=0.0) >= _LEAST_ROWS
+        heard = self._heard.copy()
+        heard[[self._line[name] for name in devices if name in self._line]] = self._newest_ms
+        new = sum(name not in self._line for name in devices)
+        excess = len(self._line) + new - MAX_REMEMBERED
+        if excess > 0:
+            keep[np.argsort(heard, kind="stable")[:excess]] = False
         if not keep.all():
             names = sorted(self._line, key=lambda name: self._line[name])
             self._line = {
@@ -156,7 +170,7 @@ class Census:
                 for place, name in enumerate(name for name, kept in zip(names, keep, strict=True) if kept)
             }
             self._totals, self._rows = self._totals[keep], self._rows[keep]
-            self._noise, self._since = self._noise[keep], self._since[keep]
+            self._noise, self._since, self._heard = self._noise[keep], self._since[keep], self._heard[keep]
 
     def _leading(self, log_e: FloatArray) -> tuple[tuple[str, float], ...]:
         weights = np.maximum(log_e, 0.0)

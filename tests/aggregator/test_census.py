@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from driftpost_aggregator import census
 from driftpost_aggregator.census import LEAST_LOG_E, Apart, Census
-from driftpost_sketches.drift.marginal import MarginalDetector
+from driftpost_sketches.drift.marginal import FloatArray, MarginalDetector
 from paper_fleet import PaperBundle, draw, make_bundle
 
 ROWS = 60
@@ -31,12 +32,19 @@ class Play:
         self.rng = np.random.default_rng(3)
 
     def bucket(self, number: int, shifts: dict[str, float], *, noise: float = 0.0) -> dict[str, Apart]:
-        parts = [
-            self.detector.read(self.bundle.window(draw(self.rng, ROWS, shift={"brightness": shift})))
-            for shift in shifts.values()
-        ]
-        sums, rows, _ = (np.array(column) for column in zip(*parts, strict=True))
-        told = self.census.take(1000 * number, list(shifts), sums, rows, np.full(len(parts), noise))
+        return self.take(number, self.read(shifts), noise=noise)
+
+    def read(self, shifts: dict[str, float]) -> dict[str, tuple[FloatArray, FloatArray, float]]:
+        return {
+            name: self.detector.read(self.bundle.window(draw(self.rng, ROWS, shift={"brightness": shift})))
+            for name, shift in shifts.items()
+        }
+
+    def take(
+        self, number: int, shown: dict[str, tuple[FloatArray, FloatArray, float]], *, noise: float = 0.0
+    ) -> dict[str, Apart]:
+        sums, rows, _ = (np.array(column) for column in zip(*shown.values(), strict=True))
+        told = self.census.take(1000 * number, list(shown), sums, rows, np.full(len(shown), noise))
         return {one.device: one for one in told}
 
 
@@ -80,6 +88,30 @@ def test_devices_that_come_and_go_keep_their_own_past(bundle: PaperBundle) -> No
         play.bucket(number, shifts)
     assert len(play.census._line) == 19, "the one that left is forgotten"
     assert play.bucket(100, fleet(20)) == {}
+
+
+def test_a_bucket_that_is_looked_at_again_counts_once(bundle: PaperBundle) -> None:
+    once, twice = Play(bundle), Play(bundle)
+    for number in range(1, 5):
+        shown = once.read(fleet(m3=1.0))
+        told = once.take(number, shown)
+        for _ in range(3):
+            assert twice.take(number, shown) == told
+    np.testing.assert_array_equal(twice.census._rows, once.census._rows)
+
+
+def test_of_a_fleet_in_which_others_are_looked_at_each_time_the_last_heard_are_remembered(
+    bundle: PaperBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census, "MAX_REMEMBERED", 50)
+    play = Play(bundle)
+    for number in range(1, 20):
+        some = {f"m{number}-{n}": 0.0 for n in range(15)} | dict.fromkeys(["m0", "m1"], 0.0)
+        play.bucket(number, some)
+        assert len(play.census._line) <= 50
+    rows = play.census._rows[[play.census._line[name] for name in ("m0", "m1", "m18-3", "m19-3")], 0]
+    assert rows[0] == rows[1] > 8 * ROWS
+    assert rows[2] < rows[3] == ROWS
 
 
 def test_released_noise_is_told(bundle: PaperBundle) -> None:
