@@ -13,7 +13,7 @@ from driftpost_aggregator.bulk_windows import totals
 from driftpost_aggregator.catch_up import attributes_of
 from driftpost_aggregator.causes import Finding, Measured, Surroundings
 from driftpost_aggregator.incidents import ACTIVE
-from driftpost_aggregator.merged_watch import compared_since, devices_apart
+from driftpost_aggregator.merged_watch import devices_apart, populations_of
 from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.tables import devices, findings, incidents, windows
 from driftpost_sketches.drift.apart import MIN_POPULATION, log_e_either, log_e_moved
@@ -128,13 +128,16 @@ def surroundings(
         standing: its standing findings.
         now_ms: Unix ms.
     """
-    query = select(devices.c.device, devices.c.bundle, devices.c.last_window_ms).where(
-        devices.c.last_seen_ms >= now_ms - PRESENT_MS
-    )
+    runs: dict[str, str | None] = {finding.device: finding.bundle for finding in standing}
+    # Of who has fallen silent with a finding that stands, it is still known what was sent.
+    told = select(findings.c.device).where(findings.c.state == "raised", findings.c.cleared_ms.is_(None))
+    recent = devices.c.last_seen_ms >= now_ms - PRESENT_MS
+    query = select(
+        devices.c.device, devices.c.bundle, devices.c.last_window_ms, recent.label("recent")
+    ).where(recent | devices.c.device.in_(told))
     if "" not in bundles:
         query = query.where(devices.c.bundle.in_(sorted(bundles)))
-    runs: dict[str, str | None] = {finding.device: finding.bundle for finding in standing}
-    present = connection.execute(query).all()
+    present = [row for row in connection.execute(query) if row.recent or row.device in runs]
     runs |= {row.device: row.bundle for row in present}
     names = sorted(runs)
     attributes = attributes_of(connection, names)
@@ -156,7 +159,7 @@ def surroundings(
             name: replace(one, moved=log_e_since(earlier[name], one)) if name in earlier else one
             for name, one in now.items()
         }
-    compared = compared_since(connection, sorted(bundles))
+    compared = populations_of(connection, sorted(bundles))
     return Surroundings(
         names,
         attributes,
@@ -170,9 +173,8 @@ def surroundings(
         compared=frozenset(
             row.device
             for row in present
-            if row.bundle in compared
-            and compared[row.bundle][1] >= MIN_POPULATION
-            and (row.last_window_ms or 0) > compared[row.bundle][0]
+            if compared.get(row.bundle, 0) >= MIN_POPULATION
+            and (row.last_window_ms or 0) > onsets.get((row.device, row.bundle), -1)
         ),
     )
 

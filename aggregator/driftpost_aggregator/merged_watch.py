@@ -27,6 +27,7 @@ from driftpost_aggregator.registry import KnownBundle
 from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import apart, detector_states, devices, populations, rollups
 from driftpost_sketches.drift.alarm import Alarm
+from driftpost_sketches.drift.apart import MIN_POPULATION
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.drift.joint.carriers import Ints
 from driftpost_sketches.drift.joint.merge import merge_devices
@@ -149,12 +150,7 @@ class MergedWatch:
         bundle = self._known.bundle
         if standing.bucket_ms is None:
             return
-        population = {
-            "bundle": bundle,
-            "bucket_ms": standing.bucket_ms,
-            "devices": len(standing.heard),
-        }
-        upsert(connection, populations, [population])
+        self._tell_population(connection, standing.bucket_ms, len(standing.heard))
         query = select(apart.c.device, apart.c.raised_ms, apart.c.onset_ms).where(apart.c.bundle == bundle)
         before = {row.device: (row.raised_ms, row.onset_ms) for row in connection.execute(query)}
         over = sorted((before.keys() & standing.heard) - standing.apart.keys())
@@ -179,6 +175,18 @@ class MergedWatch:
             for one in standing.apart.values()
         ]
         upsert(connection, apart, rows)
+
+    def _tell_population(self, connection: Connection, bucket_ms: int, heard: int) -> None:
+        """Write down how many were compared; most of a fleet may be silent for a night or a weekend."""
+        bundle = self._known.bundle
+        enough = select(populations.c.devices).where(
+            populations.c.bundle == bundle,
+            populations.c.devices >= MIN_POPULATION,
+            populations.c.bucket_ms >= bucket_ms - FORGOTTEN_MS,
+        )
+        if heard >= MIN_POPULATION or connection.scalar(enough) is None:
+            row = {"bundle": bundle, "bucket_ms": bucket_ms, "devices": heard}
+            upsert(connection, populations, [row])
 
     def _taken(
         self, connection: Connection, now_ms: int
@@ -401,10 +409,10 @@ def devices_apart(connection: Connection, bundles: Sequence[str]) -> dict[str, A
     }
 
 
-def compared_since(connection: Connection, bundles: Sequence[str]) -> Mapping[str, tuple[int, int]]:
-    """For each bundle, the beginning of the newest bucket whose devices were compared, and their number."""
+def populations_of(connection: Connection, bundles: Sequence[str]) -> Mapping[str, int]:
+    """For each bundle whose devices are compared, how many of them were when it was done last."""
     rows = connection.execute(select(populations).where(populations.c.bundle.in_(sorted(bundles))))
-    return {row.bundle: (row.bucket_ms, row.devices) for row in rows}
+    return {row.bundle: row.devices for row in rows}
 
 
 def _note(raised: dict[str, Any], alarms: Sequence[Alarm], start_ms: int, bucket_s: int, now_ms: int) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, RowMapping, select
 
 from driftpost_aggregator import audit, incidents
 from driftpost_aggregator.batch import Incoming
+from driftpost_aggregator.evidence import PRESENT_MS
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.registry import MAX_WINDOW_S
 from driftpost_aggregator.store import tables
@@ -609,6 +610,23 @@ def test_devices_that_differ_by_nature_open_no_incident_and_a_fault_among_them_d
         fleet.step(broken)
     (incident,) = fleet.incidents("open", "resolved", "absorbed")
     assert (incident["scope"], incident["scope_key"]) == ("device", "m7")
+
+
+@pytest.mark.parametrize("silent", [range(15, 16), range(6, 16)], ids=["one", "most of the fleet"])
+def test_a_device_that_differs_by_nature_does_not_become_an_incident_by_falling_silent(
+    engine: Engine, bundle: PaperBundle, silent: range
+) -> None:
+    fleet = Fleet(engine, bundle, plain())
+    nature = {index: {"brightness": float(x)} for index, x in enumerate(np.linspace(-0.5, 0.5, 16))}
+    fleet.step(nature, [small(0, -0.5), small(15, 0.5)])
+    for _ in range(5):
+        fleet.step(nature)
+    fleet.devices = fleet.devices[: silent.start]
+    for _ in range(6):
+        fleet.step(nature)
+    fleet.now += 2 * PRESENT_MS
+    fleet.step(nature)
+    assert fleet.incidents("open", "resolved", "absorbed") == []
 
 
 def test_a_device_that_moves_within_the_fleets_spread_has_moved_against_its_own_past(
