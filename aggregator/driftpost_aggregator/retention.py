@@ -311,7 +311,12 @@ class Retention:
         with writing(self._engine) as connection:
             if partitions.drop_before(connection, "windows", old_ms):
                 return True
-            return _delete_some(connection, "windows", "received_ms < :old AND merged", {"old": old_ms}) > 0
+            # Parts in which some windows wait for their bundle are not dropped: the others go row by row.
+            kept = []
+            if self._engine.dialect.name == "postgresql":
+                kept = partitions.parts_before(connection, "windows", old_ms)
+            chosen = "received_ms < :old AND merged"
+            return _delete_some(connection, "windows", chosen, {"old": old_ms}, kept) > 0
 
 
 def _put(connection: Connection, bucket_s: int, length: int, **values: int) -> None:
@@ -346,10 +351,29 @@ def _queue_all(connection: Connection, source: int, target: int, start_ms: int) 
     connection.execute(dialect.insert(coarse_work).from_select(names, found).on_conflict_do_nothing())
 
 
-def _delete_some(connection: Connection, table: str, chosen: str, values: dict[str, int]) -> int:
-    """Delete a bounded number of rows by where they lie; how many it were."""
+def _delete_some(
+    connection: Connection, table: str, chosen: str, values: dict[str, int], parts: Sequence[str] = ()
+) -> int:
+    """Delete a bounded number of rows by where they lie; how many it were.
+
+    Args:
+        connection: in a write transaction.
+        table: windows or rollups.
+        chosen: which rows.
+        values: bound in `chosen`.
+        parts: of PostgreSQL's table, to be looked through beside the default one.
+    """
+    if connection.dialect.name == "sqlite":
+        return _delete_from(connection, table, "rowid", chosen, values)
     # A row's place is only unique within its part; what lies beside whole parts is in the default one.
-    part, place = (table, "rowid") if connection.dialect.name == "sqlite" else (f"{table}_default", "ctid")
+    for part in (f"{table}_default", *parts):
+        deleted = _delete_from(connection, part, "ctid", chosen, values)
+        if deleted:
+            return deleted
+    return 0
+
+
+def _delete_from(connection: Connection, part: str, place: str, chosen: str, values: dict[str, int]) -> int:
     some = f"SELECT {place} FROM {part} WHERE {chosen} LIMIT {ROWS_PER_DELETE}"
     statement = f"DELETE FROM {part} WHERE {place} IN ({some})"
     return int(connection.execute(text(statement), values).rowcount)

@@ -51,6 +51,31 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     opened.dispose()
 
 
+def parts_of(engine: Engine, table: str) -> set[str]:
+    query = (
+        "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "
+        "JOIN pg_class parent ON parent.oid = inhparent WHERE parent.relname = :t"
+    )
+    with reading(engine) as connection:
+        return set(connection.execute(text(query), {"t": table}).scalars())
+
+
+@pytest.fixture
+def unparted(server: str) -> Iterator[Engine]:
+    """An empty PostgreSQL in which no part was made yet."""
+    opened = open_engine(server)
+    migrate(opened)
+    with writing(opened) as connection:
+        for table in reversed(tables.metadata.sorted_tables):
+            connection.execute(table.delete())
+    for table_name in ("windows", "rollups"):
+        for part in parts_of(opened, table_name) - {f"{table_name}_default"}:
+            with writing(opened) as connection:
+                connection.execute(text(f"DROP TABLE {part}"))
+    yield opened
+    opened.dispose()
+
+
 class Play:
     """A fleet of which every window is remembered."""
 
@@ -102,6 +127,10 @@ class Play:
             if not self.retention.step():
                 return
         raise AssertionError("it never ends")
+
+    def rounds(self) -> None:
+        while self.retention.round() == 0.0:
+            pass
 
     def stored(self, length: int, scope: str, key: str) -> dict[int, tuple[Window, int]]:
         columns = tables.rollups.c
@@ -237,37 +266,59 @@ def test_windows_that_wait_for_their_bundle_are_not_forgotten(engine: Engine, bu
         assert connection.execute(select(tables.windows.c.device)).scalars().all() == ["stranger"]
 
 
-def test_partitions_are_made_ahead_and_dropped_whole(server: str, bundle: PaperBundle) -> None:
-    engine = open_engine(server)
-    migrate(engine)
-    with writing(engine) as connection:
-        for table in reversed(tables.metadata.sorted_tables):
-            connection.execute(table.delete())
-    play = Play(engine, bundle)
+def test_partitions_are_made_ahead_and_dropped_whole(unparted: Engine, bundle: PaperBundle) -> None:
+    play = Play(unparted, bundle)
     play.retention.round()
-
-    def parts(table: str) -> set[str]:
-        query = (
-            "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "
-            "JOIN pg_class parent ON parent.oid = inhparent WHERE parent.relname = :t"
-        )
-        with reading(engine) as connection:
-            return set(connection.execute(text(query), {"t": table}).scalars())
-
     tomorrow = f"{START + DAY_MS}_{START + 2 * DAY_MS}"
-    assert f"windows_{tomorrow}" in parts("windows")
-    assert f"rollups_{BUCKET_S}_{tomorrow}" in parts("rollups")
+    assert f"windows_{tomorrow}" in parts_of(unparted, "windows")
+    assert f"rollups_{BUCKET_S}_{tomorrow}" in parts_of(unparted, "rollups")
     for day in range(1, 6):
         play.day(day)
-        while play.retention.round() == 0.0:
-            pass
-    assert f"windows_{tomorrow}" not in parts("windows")
-    assert f"rollups_{BUCKET_S}_{tomorrow}" not in parts("rollups")
-    with reading(engine) as connection:
+        play.rounds()
+    assert f"windows_{tomorrow}" not in parts_of(unparted, "windows")
+    assert f"rollups_{BUCKET_S}_{tomorrow}" not in parts_of(unparted, "rollups")
+    with reading(unparted) as connection:
         in_default = connection.execute(text("SELECT count(*) FROM windows_default")).scalar_one()
     assert in_default == 0
     play.check(DAY_S, START + DAY_MS, START + 5 * DAY_MS)
-    engine.dispose()
+
+
+def test_what_came_while_our_clock_was_ahead_moves_into_its_part(
+    unparted: Engine, bundle: PaperBundle
+) -> None:
+    play = Play(unparted, bundle)
+    ahead_ms = START + 6 * DAY_MS
+    play.now_ms = ahead_ms + HOUR_MS
+    for number in range(3):
+        play.send(number, play.now_ms)
+    for day in range(5):
+        play.now_ms = START + day * DAY_MS
+        play.rounds()
+    part = f"{ahead_ms}_{ahead_ms + DAY_MS}"
+    with reading(unparted) as connection:
+        for table, rows in ((f"windows_{part}", 3), (f"rollups_{BUCKET_S}_{part}", 6)):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == rows
+    play.send(0, play.now_ms)
+    play.now_ms = ahead_ms + DAY_MS + HOUR_MS
+    play.coarsen()
+    play.check(BUCKET_S, ahead_ms, ahead_ms + DAY_MS)
+    play.check(DAY_S, START, ahead_ms + DAY_MS)
+
+
+def test_one_window_that_waits_does_not_keep_the_others_of_its_day(
+    unparted: Engine, bundle: PaperBundle
+) -> None:
+    play = Play(unparted, bundle)
+    play.retention.round()
+    play.now_ms = START + DAY_MS + HOUR_MS
+    stranger = PaperDevice("stranger", bundle="f" * 64, booted_ms=START - DAY_MS)
+    play.take(stranger, [stranger.window(bundle.window(draw(play.generator, 20)), START + DAY_MS)])
+    for day in range(1, 6):
+        play.day(day)
+        play.rounds()
+    old = tables.windows.c.received_ms < START + 3 * DAY_MS
+    with reading(unparted) as connection:
+        assert connection.execute(select(tables.windows.c.device).where(old)).scalars().all() == ["stranger"]
 
 
 def test_only_lengths_that_divide_an_hour_become_hours() -> None:

@@ -7,6 +7,7 @@ row. SQLite has no parts.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -26,31 +27,66 @@ def span_ms(bucket_s: int) -> int:
 def make_ahead(connection: Connection, now_ms: int, bucket_lengths: tuple[int, ...]) -> list[str]:
     """Make the parts of the near future that do not exist, in the caller's write transaction.
 
-    Only of the future: the default part may hold rows of now, which would have to move.
+    Only of the future: the default part may hold many rows of now, which would have to move. What it holds of
+    the future (from a time when our clock was ahead) does move.
 
     Returns:
         Names of those that were made.
     """
     if connection.dialect.name != "postgresql":
         return []
-    wanted = [
-        (f"windows_{begin}_{end}", "windows", f"({begin})", f"({end})")
-        for begin, end in _next(now_ms, DAY_MS)
-    ]
+    wanted = [_Part("windows", None, begin, end) for begin, end in _next(now_ms, DAY_MS)]
     for bucket_s in bucket_lengths:
-        wanted += [
-            (f"rollups_{bucket_s}_{begin}_{end}", "rollups", f"({bucket_s}, {begin})", f"({bucket_s}, {end})")
-            for begin, end in _next(now_ms, span_ms(bucket_s))
-        ]
+        wanted += [_Part("rollups", bucket_s, *span) for span in _next(now_ms, span_ms(bucket_s))]
     existing = set(_parts(connection, "windows")) | set(_parts(connection, "rollups"))
-    made = []
-    for name, table, begin, end in wanted:
-        if name not in existing:
-            connection.execute(
-                text(f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES FROM {begin} TO {end}")
-            )
-            made.append(name)
-    return made
+    made = [part for part in wanted if part.name not in existing]
+    for part in made:
+        _make(connection, part)
+    return [part.name for part in made]
+
+
+class _Part(NamedTuple):
+    """Of windows (`bucket_s` None) or rollups of one length; `begin` to `end` in Unix ms."""
+
+    table: str
+    bucket_s: int | None
+    begin: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        prefix = self.table if self.bucket_s is None else f"{self.table}_{self.bucket_s}"
+        return f"{prefix}_{self.begin}_{self.end}"
+
+    @property
+    def bounds(self) -> str:
+        if self.bucket_s is None:
+            return f"FOR VALUES FROM ({self.begin}) TO ({self.end})"
+        return f"FOR VALUES FROM ({self.bucket_s}, {self.begin}) TO ({self.bucket_s}, {self.end})"
+
+    @property
+    def holds(self) -> str:
+        if self.bucket_s is None:
+            return f"received_ms >= {self.begin} AND received_ms < {self.end}"
+        return (
+            f"bucket_s = {self.bucket_s} AND bucket_start_ms >= {self.begin} AND bucket_start_ms < {self.end}"
+        )
+
+
+def _make(connection: Connection, part: _Part) -> None:
+    """Make a part, with the rows that the default part holds of its time."""
+    # Nothing may come into the default part between looking and making.
+    connection.execute(text(f"LOCK TABLE ONLY {part.table} IN ACCESS EXCLUSIVE MODE"))
+    default = f"{part.table}_default"
+    if connection.execute(text(f"SELECT 1 FROM {default} WHERE {part.holds} LIMIT 1")).first() is None:
+        connection.execute(text(f"CREATE TABLE {part.name} PARTITION OF {part.table} {part.bounds}"))
+        return
+    connection.execute(
+        text(f"CREATE TABLE {part.name} (LIKE {part.table} INCLUDING DEFAULTS INCLUDING STORAGE)")
+    )
+    moved = f"DELETE FROM {default} WHERE {part.holds} RETURNING *"
+    connection.execute(text(f"WITH moved AS ({moved}) INSERT INTO {part.name} SELECT * FROM moved"))
+    connection.execute(text(f"ALTER TABLE {part.table} ATTACH PARTITION {part.name} {part.bounds}"))
 
 
 def drop_before(connection: Connection, table: str, before_ms: int, bucket_s: int | None = None) -> list[str]:
@@ -68,11 +104,7 @@ def drop_before(connection: Connection, table: str, before_ms: int, bucket_s: in
     if connection.dialect.name != "postgresql":
         return []
     dropped = []
-    prefix = table if bucket_s is None else f"{table}_{bucket_s}"
-    for name in _parts(connection, table):
-        match = _NAME.fullmatch(name)
-        if match is None or not name.startswith(f"{prefix}_") or int(match[2]) > before_ms:
-            continue
+    for name in parts_before(connection, table, before_ms, bucket_s):
         if table == "windows":
             waiting = connection.execute(text(f"SELECT 1 FROM {name} WHERE NOT merged LIMIT 1")).first()
             if waiting is not None:
@@ -80,6 +112,19 @@ def drop_before(connection: Connection, table: str, before_ms: int, bucket_s: in
         connection.execute(text(f"DROP TABLE {name}"))
         dropped.append(name)
     return dropped
+
+
+def parts_before(
+    connection: Connection, table: str, before_ms: int, bucket_s: int | None = None
+) -> list[str]:
+    """Names of the parts that end before a moment; arguments as `drop_before`."""
+    prefix = table if bucket_s is None else f"{table}_{bucket_s}"
+    found = []
+    for name in _parts(connection, table):
+        match = _NAME.fullmatch(name)
+        if match is not None and name.startswith(f"{prefix}_") and int(match[2]) <= before_ms:
+            found.append(name)
+    return found
 
 
 def _next(now_ms: int, length_ms: int) -> list[tuple[int, int]]:
