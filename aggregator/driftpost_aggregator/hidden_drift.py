@@ -110,14 +110,7 @@ def device_windows(
 ) -> dict[str, Window]:
     """Each device's rollups since a moment, merged; of a long time those of the newest `MAX_BUCKETS`."""
     wanted = sorted(names)
-    newest = connection.scalar(
-        select(func.max(rollups.c.bucket_start_ms)).where(
-            rollups.c.scope == "fleet",
-            rollups.c.scope_key == "",
-            rollups.c.bundle == known.bundle,
-            rollups.c.bucket_s == bucket_s,
-        )
-    )
+    newest = newest_bucket(connection, known, bucket_s=bucket_s)
     if newest is None:
         return {}
     from_ms = max(since_ms, newest - (MAX_BUCKETS - 1) * bucket_s * 1000)
@@ -134,6 +127,19 @@ def device_windows(
         rows = connection.execute(query)
         result |= totals(known, ((row.scope_key, row.window) for row in rows))
     return result
+
+
+def newest_bucket(connection: Connection, known: KnownBundle, *, bucket_s: int) -> int | None:
+    """Beginning of the newest bucket that any device of a bundle has sent a window of, Unix ms."""
+    newest: int | None = connection.scalar(
+        select(func.max(rollups.c.bucket_start_ms)).where(
+            rollups.c.scope == "fleet",
+            rollups.c.scope_key == "",
+            rollups.c.bundle == known.bundle,
+            rollups.c.bucket_s == bucket_s,
+        )
+    )
+    return newest
 
 
 def _scopes(alarms: Sequence[Standing], around: Surroundings) -> list[_Scope]:
@@ -157,19 +163,22 @@ def _scopes(alarms: Sequence[Standing], around: Surroundings) -> list[_Scope]:
 def _simplest(compared: Comparison, scopes: Sequence[_Scope], pool: frozenset[str]) -> _Scope | None:
     """The widest scope whose rest drifts on, whichever narrower scope is taken out of it."""
     drifting: dict[_Scope, float] = {}
+    wholes = {one: compared.changes(one.members & pool) for one in scopes}
     for one in scopes:
-        strength = _drift(compared, one.alarms, one.members & pool)
+        strength = _drift(compared, one.alarms, one.members & pool, wholes[one])
         if strength > 0:
             drifting[one] = strength
     order = sorted(drifting, key=lambda one: (one.width, -drifting[one], one.scope_key))
     for one in order:
         others = [other for other in order if other is not one and other.width >= max(one.width, 1)]
-        if all(_goes_on(compared, one, other, pool) for other in others):
+        if all(_goes_on(compared, one, other, pool, wholes[one]) for other in others):
             return one
     return max(order, key=lambda one: (drifting[one], -one.width), default=None)
 
 
-def _goes_on(compared: Comparison, one: _Scope, other: _Scope, pool: frozenset[str]) -> bool:
+def _goes_on(
+    compared: Comparison, one: _Scope, other: _Scope, pool: frozenset[str], before: Mapping[str, Change]
+) -> bool:
     """Whether a scope drifts as before without the devices of another one."""
     whole = one.members & pool
     rest = whole - other.members
@@ -178,7 +187,7 @@ def _goes_on(compared: Comparison, one: _Scope, other: _Scope, pool: frozenset[s
         return other.width > one.width or (other.width, other.scope_key) > (one.width, one.scope_key)
     if rest == whole:
         return True
-    left, before = compared.changes(rest), compared.changes(whole)
+    left = compared.changes(rest)
     streams = {alarm.stream for alarm in one.alarms if alarm.kind != KIND}
     if any(
         before[stream].clear and left[stream].clear and left[stream].goes_with(before[stream])
@@ -189,9 +198,10 @@ def _goes_on(compared: Comparison, one: _Scope, other: _Scope, pool: frozenset[s
     return joint and compared.joint_change(rest) > 0
 
 
-def _drift(compared: Comparison, alarms: Sequence[Standing], names: frozenset[str]) -> float:
+def _drift(
+    compared: Comparison, alarms: Sequence[Standing], names: frozenset[str], changes: Mapping[str, Change]
+) -> float:
     """The largest change among the alarms' streams in some devices' merged windows; 0 if none is clear."""
-    changes = compared.changes(names)
     sizes = [
         changes[alarm.stream].size
         for alarm in alarms

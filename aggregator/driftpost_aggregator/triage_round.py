@@ -12,7 +12,7 @@ from driftpost_aggregator.bookkeeping import apply
 from driftpost_aggregator.cause_card import with_rest
 from driftpost_aggregator.causes import Cause, Kind, Surroundings, find_causes
 from driftpost_aggregator.concept_watch import concept_causes, labelled_bundles
-from driftpost_aggregator.hidden_drift import hidden_causes
+from driftpost_aggregator.hidden_drift import hidden_causes, newest_bucket
 from driftpost_aggregator.merged_watch import MergedWatch, Standing, devices_apart, standing_alarms
 from driftpost_aggregator.registry import KnownBundle, Registry
 from driftpost_aggregator.store.database import reading, writing
@@ -28,6 +28,10 @@ DEVICE_WINDOW_S = 60.0
 MAX_SETTLING_WINDOW_S = 3_600.0
 # Workers that share one PostgreSQL write incidents one after the other: this arbitrary number is their lock.
 _TRIAGE_LOCK = 0x6472_6969
+
+
+# What was asked of merged windows: their newest bucket, what stands, who told of it, and of whom.
+_Asked = tuple["int | None", tuple[Standing, ...], frozenset[str], tuple[str, ...]]
 
 
 class Triage:
@@ -63,6 +67,7 @@ class Triage:
         self._new_id = new_id
         self._registry = Registry()
         self._watches: dict[str, MergedWatch] = {}
+        self._hidden_before: dict[str, tuple[_Asked, list[Cause]]] = {}
 
     def round(self) -> None:
         """Step the watches over what has closed, then bring every model's incidents up to date."""
@@ -181,12 +186,19 @@ class Triage:
     ) -> list[Cause]:
         """What merged windows of one bundle show beyond the causes that devices tell of."""
         if not alarms:
+            self._hidden_before.pop(known.bundle, None)
             return []
         since_ms = min(alarm.onset_ms for alarm in alarms)
         told = evidence.spoke_since(connection, known.bundle, since_ms - self._bucket_s * 1000)
         told |= {device for cause in causes for device in cause.affected}
-        found = hidden_causes(connection, known, alarms, around, frozenset(told), bucket_s=self._bucket_s)
-        return [one for one in found if not _told(one, causes)]
+        # Rounds are many times as often as buckets, and what is merged here changes with these.
+        newest = newest_bucket(connection, known, bucket_s=self._bucket_s)
+        asked = newest, tuple(alarms), frozenset(told), tuple(around.devices)
+        before = self._hidden_before.get(known.bundle)
+        if before is None or before[0] != asked:
+            found = hidden_causes(connection, known, alarms, around, asked[2], bucket_s=self._bucket_s)
+            before = self._hidden_before[known.bundle] = asked, found
+        return [one for one in before[1] if not _told(one, causes)]
 
     def _incidents(
         self,

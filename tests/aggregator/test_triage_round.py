@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import Engine, RowMapping, select
 
-from driftpost_aggregator import audit, incidents
+from driftpost_aggregator import audit, incidents, triage_round
 from driftpost_aggregator.batch import Incoming
+from driftpost_aggregator.causes import Cause
 from driftpost_aggregator.evidence import PRESENT_MS
+from driftpost_aggregator.hidden_drift import hidden_causes
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.registry import MAX_WINDOW_S
 from driftpost_aggregator.store import tables
@@ -739,6 +742,30 @@ def test_a_cohort_that_goes_on_drifting_without_its_pair_is_named_by_one_attribu
     assert incident["card"]["rest"]["drifts"] is False
     assert incident["card"]["rest"]["devices"] == 24
     assert incident["card"]["coverage"]["devices"] == 24
+
+
+def test_rounds_between_two_buckets_do_not_merge_the_same_windows_again(
+    engine: Engine, bundle: PaperBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(engine, bundle, cameras(12), rows=400)
+    for _ in range(16):
+        fleet.step({index: {"contrast": 0.3} for index in range(12)})
+    asked: list[int] = []
+
+    def counted(*parts: Any, **more: Any) -> list[Cause]:
+        asked.append(fleet.now)
+        return hidden_causes(*parts, **more)
+
+    monkeypatch.setattr(triage_round, "hidden_causes", counted)
+    (before,) = fleet.incidents()
+    for _ in range(5):
+        fleet.triage.round()
+    assert asked == []
+    fleet.step({})
+    fleet.step({})
+    assert asked
+    (incident,) = fleet.incidents()
+    assert incident["incident"] == before["incident"]
 
 
 def test_those_who_have_not_said_so_yet_are_part_of_the_fleet_s_drift(
