@@ -1,6 +1,7 @@
 """Closed windows through the detectors into the store: one transaction for each.
 
-The detectors' state is advanced in memory first and then stored with the window it came from. When the store
+The detectors' state is advanced in memory first and then stored with the window it came from, by another
+thread where there is one: a card that takes seconds must not keep rows from being flushed. When the store
 can't be written (a full disk), the window waits in memory with its findings and state, in order, and is tried
 again with the next one; when too many wait, neighbours are merged, which loses nothing but resolution.
 """
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from driftpost_agent.commissioning import SiteBaseline
 from driftpost_agent.label_checks import LABEL_SHARE
-from driftpost_agent.open_window import OpenWindow
+from driftpost_agent.open_window import OpenWindow, WaitingWindow
 from driftpost_agent.private_windows import PrivateWindows
 from driftpost_agent.recorder import ClosedWindow
 from driftpost_agent.site_store import SiteChange
@@ -71,6 +72,7 @@ class _Waiting:
     state: bytes | None
     standing: dict[str, str]
     site: SiteChange | None
+    kept: list[WaitingWindow] = field(default_factory=list)
 
 
 @dataclass
@@ -114,7 +116,8 @@ class WindowChecks:
         budget: false alarms allowed, in words.
         clock: for findings that belong to no window.
         policy: the owner's wishes about a site baseline; the bundle's if None.
-        background: make a site's calibration in a thread of its own.
+        background: make a site's calibration in a thread of its own, and leave it to whoever calls `write`
+            to store windows.
         kept: where the recorder's open window is kept.
     """
 
@@ -133,6 +136,7 @@ class WindowChecks:
         self._bundle = bundle
         self._store = store
         self._kept = kept
+        self._background = background
         self._window_ms = window_seconds * 1000
         # What delayed labels may use of the budget is theirs alone where the bundle knows an error rate.
         share = 1.0 if bundle.performance is None else 1.0 - LABEL_SHARE
@@ -157,7 +161,11 @@ class WindowChecks:
         )
         self._standing = _Standing()
         self._waiting: deque[_Waiting] = deque()
-        self._lock = threading.Lock()
+        # Order of the locks: writing (the card may hold it up for seconds), then the next, then the store's.
+        self._writing = threading.RLock()
+        self._lock = threading.RLock()
+        # Whether the first window that waits is being written, and whether one with findings waits.
+        self._in_hand = self._urgent = False
         # Monotonic ms at which the detectors' state is written next, and whether it has changed since it was.
         self._state_due = 0
         self._state_changed = False
@@ -204,7 +212,7 @@ class WindowChecks:
         """
         if self._site is None:
             return False
-        with self._lock:
+        with self._writing, self._lock:
             watch = self._site.watch
             told = watch.accept() if accept else watch.again()
             now, wall = self._clock.mono_ms(), self._clock.wall_ms()
@@ -232,7 +240,7 @@ class WindowChecks:
         """Write the detectors' state, and end what runs in the background."""
         if self._site is not None:
             self._site.close()
-        with self._lock:
+        with self._writing, self._lock:
             if self._store is None or not self._state_changed or self._waiting:
                 return
             try:
@@ -248,7 +256,7 @@ class WindowChecks:
                 log.error("the detectors' state can't be stored, hours of evidence are lost: %s", error)
 
     def take(self, closed: ClosedWindow) -> None:
-        """Check a closed window and record it with its findings and the detectors' new state."""
+        """Check a closed window; it is recorded with its findings and the detectors' new state by `write`."""
         with self._lock:
             if self._site is not None:
                 told = self._site.step(closed)
@@ -271,78 +279,112 @@ class WindowChecks:
             news = bool(findings) or (self._site is not None and self._site.news)
             state = self._state_if_due(closed.mono_end, news)
             site = None if self._site is None else self._site.change(due=state is not None)
-            self._waiting.append(
-                _Waiting(closed, _float16(self.evidence()), findings, state, self._standing.to_plain(), site)
-            )
-            if not self.holding or findings:
-                self._store_waiting(self._store)
+            evidence = _float16(self.evidence())
+            item = _Waiting(closed, evidence, findings, state, self._standing.to_plain(), site)
+            if self._kept is not None:
+                waiting = self._kept.closed(self._body(item))
+                item.kept = [] if waiting is None else [waiting]
+            self._waiting.append(item)
+            self._urgent |= bool(findings)
             while len(self._waiting) > MAX_WAITING:
                 self._merge_oldest()
+        if not self._background:
+            self.write()
+
+    def write(self) -> None:
+        """Store what was taken, unless windows are held and none of them has findings."""
+        if self._store is not None and self._waiting and (self._urgent or not self.holding):
+            self._store_waiting(self._store)
 
     def retry(self) -> None:
         """Try again to store what waits."""
         if self._store is not None and self._waiting:
-            with self._lock:
-                self._store_waiting(self._store)
+            self._store_waiting(self._store)
 
     def _store_waiting(self, store: Store) -> None:
-        while self._waiting:
-            item = self._waiting[0]
-            closed = item.closed
-            body = WindowBody(
-                bundle=self._bundle.id,
-                schema_id=self._bundle.schema.id,
-                mono_start=closed.mono_start,
-                mono_end=closed.mono_end,
-                wall_start=closed.wall_start,
-                wall_end=closed.wall_end,
-                window=closed.window.to_bytes(),
-                evidence=item.evidence,
-            )
-            try:
-                store.record_window(
-                    body,
-                    windows=closed.window.parts,
-                    rows=closed.window.rows,
-                    findings=item.findings,
-                    detector_state=item.state,
-                    standing=item.standing,
-                    site=item.site,
-                    private=self._private,
-                    kept=self._kept,
-                )
-            except sqlite3.Error as error:
-                if not self.store_problem:
-                    log.error("the store can't be written, windows wait in memory: %s", error)
-                self.store_problem = str(error)
-                return
-            except MessageTooLarge as error:
-                # It will never fit, and must not hold up those behind it; what was found in it still counts.
+        with self._writing:
+            while (item := self._take_in_hand()) is not None:
                 try:
-                    with store.transaction():
-                        store.record_findings(item.findings)
-                        if item.site is not None:
-                            store.record_site(
-                                self._bundle.id,
-                                item.site,
-                                findings=(),
-                                detector_state=self._state() if item.state is None else item.state,
-                                standing=item.standing,
-                            )
-                        elif item.state is not None:
-                            store.keep_detector_state(self._bundle.id, item.state, item.standing)
-                except sqlite3.Error as trouble:
-                    self.store_problem = str(trouble)
+                    problem = self._stored(store, item)
+                finally:
+                    self._in_hand = False
+                if problem is not None:
+                    if not self.store_problem:
+                        log.error("the store can't be written, windows wait in memory: %s", problem)
+                    self.store_problem = str(problem)
                     return
-                log.error("a window of %d rows is given up: %s", closed.window.rows, error)
-                self.given_up += 1
-            self._waiting.popleft()
-            if self.store_problem:
-                log.info("the store can be written again")
-                self.store_problem = ""
+                with self._lock:
+                    self._waiting.popleft()
+                if self.store_problem:
+                    log.info("the store can be written again")
+                    self.store_problem = ""
+
+    def _take_in_hand(self) -> _Waiting | None:
+        """The first that waits; it is not merged while it is in hand."""
+        with self._lock:
+            self._in_hand = bool(self._waiting)
+            self._urgent = self._urgent and self._in_hand
+            return self._waiting[0] if self._waiting else None
+
+    def _stored(self, store: Store, item: _Waiting) -> sqlite3.Error | None:
+        """Store a window, or give it up where it never will be; None when it need not wait any more."""
+        window = item.closed.window
+        try:
+            store.record_window(
+                self._body(item),
+                windows=window.parts,
+                rows=window.rows,
+                findings=item.findings,
+                detector_state=item.state,
+                standing=item.standing,
+                site=item.site,
+                private=self._private,
+                kept=item.kept,
+            )
+        except sqlite3.Error as error:
+            return error
+        except MessageTooLarge as error:
+            # It will never fit, and must not hold up those behind it; what was found in it still counts.
+            try:
+                self._store_without_window(store, item)
+            except sqlite3.Error as trouble:
+                return trouble
+            log.error("a window of %d rows is given up: %s", window.rows, error)
+            self.given_up += 1
+            for one in item.kept:
+                one.close()
+        return None
+
+    def _store_without_window(self, store: Store, item: _Waiting) -> None:
+        with self._lock, store.transaction():
+            store.record_findings(item.findings)
+            if item.site is not None:
+                store.record_site(
+                    self._bundle.id,
+                    item.site,
+                    findings=(),
+                    detector_state=self._state() if item.state is None else item.state,
+                    standing=item.standing,
+                )
+            elif item.state is not None:
+                store.keep_detector_state(self._bundle.id, item.state, item.standing)
+
+    def _body(self, item: _Waiting) -> WindowBody:
+        closed = item.closed
+        return WindowBody(
+            bundle=self._bundle.id,
+            schema_id=self._bundle.schema.id,
+            mono_start=closed.mono_start,
+            mono_end=closed.mono_end,
+            wall_start=closed.wall_start,
+            wall_end=closed.wall_end,
+            window=closed.window.to_bytes(),
+            evidence=item.evidence,
+        )
 
     def _merge_oldest(self) -> None:
-        """Make one window of the two oldest that wait."""
+        """Make one window of the two oldest that wait and are not being written."""
+        in_hand = self._waiting.popleft() if self._in_hand else None
         first, second = self._waiting.popleft(), self._waiting.popleft()
         closed = replace(
             second.closed,
@@ -356,7 +398,11 @@ class WindowChecks:
             second.site.parts = first.site.parts
         state = first.state if second.state is None else second.state
         findings = [*first.findings, *second.findings]
-        self._waiting.appendleft(replace(second, closed=closed, findings=findings, state=state, site=site))
+        merged = replace(second, closed=closed, findings=findings, state=state, site=site)
+        merged.kept = [*first.kept, *second.kept]
+        self._waiting.appendleft(merged)
+        if in_hand is not None:
+            self._waiting.appendleft(in_hand)
 
     def _restore(self) -> None:
         kept = self._store.detector_state(self._bundle.id) if self._store else None

@@ -1,9 +1,10 @@
 """The agent's process: one supervisor that owns every thread, starts them in order and stops them in time.
 
-Threads: `driftpost-server` accepts requests, `driftpost-recorder` closes windows, `driftpost-link` talks to
-the broker, `driftpost-folder` and `driftpost-topics` take inputs where they are configured, and
-`driftpost-watchdog` tells systemd that all of them turn. The main thread supervises: it follows the pointer
-to the active bundle, watches the budgets and the board, sends ledgers and keeps the store small.
+Threads: `driftpost-server` accepts requests, `driftpost-recorder` flushes rows and closes windows,
+`driftpost-store` stores these, `driftpost-link` talks to the broker, `driftpost-folder` and
+`driftpost-topics` take inputs where they are configured, and `driftpost-watchdog` tells systemd that all of
+them turn. The main thread supervises: it follows the pointer to the active bundle, watches the budgets and
+the board, sends ledgers and keeps the store small.
 """
 
 from __future__ import annotations
@@ -167,6 +168,9 @@ class Daemon:
         self._server_beat = Heartbeat("server", LOOP_LIMIT_S, monotonic)
         self._recorder_beat = Heartbeat(
             "recorder", LOOP_LIMIT_S + settings.number("windows.flush_seconds"), monotonic
+        )
+        self._store_beat = Heartbeat(
+            "store", LOOP_LIMIT_S + settings.number("windows.flush_seconds"), monotonic
         )
         self._threads: list[threading.Thread] = []
         # A file of many rows takes its time: the limit is the server's for a request.
@@ -603,6 +607,7 @@ class Daemon:
             on_window=lambda _: self._wake_uplink(),
             on_failure=self._model_failed,
             progress=self._recorder_beat.beat,
+            stored=self._store_beat.beat,
             meter=self._meter,
         )
 
@@ -719,7 +724,7 @@ class Daemon:
     def _stalled(self) -> tuple[str, ...]:
         if self._server is None:
             return ()
-        beats = [self._server_beat, self._recorder_beat]
+        beats = [self._server_beat, self._recorder_beat, self._store_beat]
         if self._folder is not None:
             beats.append(self._input_beats["folder"])
         if self._topics is not None:

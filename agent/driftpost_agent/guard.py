@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from driftpost_agent.block_buffer import Raw
 from driftpost_agent.calls import Calls
-from driftpost_agent.checks import WindowChecks
+from driftpost_agent.checks import MAX_WAITING, WindowChecks
 from driftpost_agent.description import description
 from driftpost_agent.errors import LabelRefused
 from driftpost_agent.frozen import FrozenWatch
@@ -86,6 +87,7 @@ class Guard:
         flush_seconds: rows are sketched at least this often by that thread.
         passes: who sketches a full block of rows: "caller", "thread" or "auto" (see `recorder.Passes`).
         progress: called after each of its rounds.
+        stored: called after each round of the thread that stores windows.
         meter: counts calls; one of the guard's own if None.
         threaded: whether a thread of the guard's own closes windows in time. False leaves it to `tick`.
     """
@@ -107,6 +109,7 @@ class Guard:
         passes: Passes | str = Passes.AUTO,
         threaded: bool = True,
         progress: Callable[[], None] = lambda: None,
+        stored: Callable[[], None] = lambda: None,
         meter: Meter | None = None,
     ) -> None:
         self.bundle = bundle
@@ -150,7 +153,10 @@ class Guard:
             background=threaded,
             kept=self._open_window,
         )
+        # Closed windows that `on_window` has not been told of.
+        self._closed: deque[ClosedWindow] = deque()
         self._ticker: Ticker | None = None
+        self._writer: Ticker | None = None
         self.recorder = Recorder(
             bundle.probes.copy(),
             bundle.schema,
@@ -180,8 +186,17 @@ class Guard:
             )
         self._answers = None if self.labels is None else self.labels.answers
         if threaded:
+            # Two threads: rows are flushed in time also while the card takes seconds over a window.
+            self._writer = Ticker(
+                self._write,
+                lambda: math.inf,
+                interval_s=flush_seconds,
+                progress=stored,
+                name="driftpost-store",
+            )
+            self._writer.start()
             self._ticker = Ticker(
-                self.tick,
+                self.recorder.tick,
                 self.recorder.seconds_to_boundary,
                 interval_s=flush_seconds,
                 progress=progress,
@@ -306,19 +321,37 @@ class Guard:
         """Close the open window now; it is recorded before this returns."""
         self.recorder.close_window()
         self.checks.retry()
+        self._tell_closed()
         if self.labels is not None:
             self.labels.tick(now=True)
 
     def tick(self) -> None:
-        """What the guard's own thread does every second or so, for guards without one."""
+        """What the guard's own threads do every second or so, for guards without them."""
         self.recorder.tick()
+        self._write()
+
+    def _write(self) -> None:
+        """Store the windows that were closed, and the labels' when they are due."""
+        self.checks.write()
+        self._tell_closed()
         if self.labels is not None:
             self.labels.tick()
+
+    def _tell_closed(self) -> None:
+        while True:
+            try:
+                closed = self._closed.popleft()
+            except IndexError:
+                return
+            if self._on_window is not None:
+                self._on_window(closed)
 
     def stretch(self, times: int) -> None:
         """Sketch rows that many times more rarely than `flush_seconds` says, in larger blocks."""
         if self._ticker is not None:
             self._ticker.stretch(times)
+        if self._writer is not None:
+            self._writer.stretch(times)
 
     def close(self, calls_s: float = CLOSE_CALLS_S) -> None:
         """Record the open window, stop the thread, and close the model; a second call does nothing.
@@ -332,6 +365,8 @@ class Guard:
         ended = self._calls.wait(calls_s)
         if self._ticker is not None:
             self._ticker.stop()
+        if self._writer is not None:
+            self._writer.stop()
         self.flush()
         self.runtime.close()
         if not ended:
@@ -576,8 +611,12 @@ class Guard:
 
     def _window_closed(self, closed: ClosedWindow) -> None:
         self.checks.take(closed)
-        if self._on_window is not None:
-            self._on_window(closed)
+        self._closed.append(closed)
+        # Whoever is told must not be told of ever more at once, should the store not come back.
+        if self._writer is None or len(self._closed) > MAX_WAITING:
+            self._tell_closed()
+        else:
+            self._writer.wake()
 
     def _keep_open(self, window: Window, mono: int, wall: int | None) -> None:
         """Keep the open window where a kill does not take it."""

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from driftpost_agent.shared_memory import SHARED_MEMORY, open_shared, place
+from driftpost_agent.shared_memory import SharedFolder, open_shared
 
 # What the first word of a mark is; anything else is another file.
 _MAGIC = int.from_bytes(b"dpmark1\0", "little")
@@ -40,18 +40,27 @@ class Slot(NamedTuple):
 class RowMark:
     """Counts the rows of one incarnation. A system without shared memory gets one that is forgotten."""
 
-    def __init__(self, path: Path, mapping: mmap.mmap | None = None) -> None:
+    def __init__(
+        self, path: Path, mapping: mmap.mmap | None = None, folder: SharedFolder | None = None
+    ) -> None:
         self._path = path
+        self._folder = folder
         self._mapping = mapping
         self._words = memoryview(bytearray(_SIZE) if mapping is None else mapping).cast("Q")
         self._lock = threading.Lock()
         self._free = list(range(3, 3 + _SLOTS))
 
     @classmethod
-    def open(cls, store: Path, folder: Path = SHARED_MEMORY) -> RowMark:
-        """The mark of a store, as its last process left it."""
-        path = place(store, folder)
-        return cls(path, open_shared(path, _SIZE))
+    def open(cls, store: Path, above: Path | None = None) -> RowMark:
+        """The mark of a store, as its last process left it.
+
+        Args:
+            store: path of the database.
+            above: where the stores' folders in memory lie, if not where the system keeps them.
+        """
+        folder = SharedFolder.open(store, above)
+        path = folder.path / "rows"
+        return cls(path, open_shared(path, _SIZE), folder)
 
     @property
     def folder(self) -> Path:
@@ -103,3 +112,5 @@ class RowMark:
             if forget:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
+        if self._folder is not None:
+            self._folder.close(forget=forget)

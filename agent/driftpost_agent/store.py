@@ -27,7 +27,7 @@ from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.finding_log import KEEP_FINDINGS
 from driftpost_agent.label_store import LabelStore
 from driftpost_agent.message_store import MessageStore
-from driftpost_agent.open_window import LeftWindow, OpenWindow
+from driftpost_agent.open_window import LeftWindow, OpenWindow, WaitingWindow
 from driftpost_agent.private_windows import PrivacyPolicy, PrivateWindows, hold
 from driftpost_agent.row_mark import RowMark, Slot
 from driftpost_agent.salvage import Salvaged, salvage
@@ -158,7 +158,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                     store._clear_what_stood("the database was damaged, and the detectors began anew")
             mark.begin(store.incarnation)
             mark.add(store.recovered_rows)
-            open_window.forget(path, mark.folder)
+            open_window.forget(mark.folder)
         except (sqlite3.Error, OSError) as error:
             if connection is not None:
                 connection.close()
@@ -189,7 +189,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         left: list[LeftWindow] = []
         # A damaged database does not know for certain what it had stored.
         if last is not None and self.salvaged is None:
-            left = open_window.left_behind(self.path, int(last[0]), int(last[1]), self.row_mark.folder)
+            left = open_window.left_behind(self.row_mark.folder, int(last[0]), int(last[1]))
         lost = _lost_rows(self._db, self.row_mark) - sum(one.rows for one in left)
         if lost < 0:
             # More than was taken in since the last stored window: what is there can not be what it seems.
@@ -232,7 +232,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         """Where the recorder that counts in `slot` keeps its open window."""
         if slot.word is None:
             return None
-        return OpenWindow.of_store(self.path, slot.word, self.incarnation, self.row_mark.folder)
+        return OpenWindow(self.row_mark.folder, slot.word, self.incarnation)
 
     def record_window(
         self,
@@ -245,7 +245,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
         standing: Mapping[str, str] | None = None,
         site: SiteChange | None = None,
         private: PrivateWindows | None = None,
-        kept: OpenWindow | None = None,
+        kept: Sequence[WaitingWindow] = (),
     ) -> None:
         """Record a closed window with everything that follows from it, in one transaction.
 
@@ -259,9 +259,10 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                 clear them under the same id.
             site: what the device learnt of its own normal by it.
             private: holds the window, and says what leaves instead of it.
-            kept: where the window was kept while it was open; a kill after this must not bring it back.
+            kept: where it was kept while it waited, in one or several parts; a kill after this must not
+                bring them back.
         """
-        if kept is None:
+        if not kept:
             self._record_window(body, windows, rows, findings, detector_state, standing, site, private)
             return
         with self.lock:
@@ -275,10 +276,14 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
                     (number,) = db.execute(
                         "select closed from incarnations where incarnation = ?", which
                     ).fetchone()
-                    kept.storing(body.mono_start, number)
+                    for one in kept:
+                        one.storing(number)
             except BaseException:
-                kept.storing(body.mono_start, 0)
+                for one in kept:
+                    one.storing(0)
                 raise
+        for one in kept:
+            one.close()
 
     def _record_window(  # noqa: PLR0917 - record_window's own, in its order
         self,

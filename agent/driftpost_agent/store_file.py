@@ -10,6 +10,7 @@ from pathlib import Path
 
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import migrate, up_to_date
+from driftpost_agent.shared_memory import lock_file
 
 # Bytes. A window's transaction touches eight pages, of most of them a few bytes: with SQLite's 4 kB a day of
 # five-minute windows writes 10 MB, with 1 kB 4 MB and with these 3 MB (`make bench`).
@@ -32,8 +33,7 @@ def claim_file(path: Path) -> int:
     """Take the store for this process alone; the kernel gives it back however the process ends."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise unusable(path, error) from error
     try:

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from driftpost_agent import open_window
-from driftpost_agent.shared_memory import place
 from mosquitto import free_port
 
 # A slower machine, such as an emulated one, multiplies it.
@@ -142,5 +140,3 @@ def running(folder: Path, bundle: Path, key: Path, /, **sections: Mapping[str, A
     finally:
         if agent.process is not None and agent.process.poll() is None:
             agent.kill()
-        place(Path(agent.settings["store"]["path"])).unlink(missing_ok=True)
-        open_window.forget(Path(agent.settings["store"]["path"]))

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from agent.bundles import tabular_rows
 from agent.clocks import ManualClock
+from driftpost_agent.checks import MAX_WAITING
 from driftpost_agent.guard import Guard
-from driftpost_agent.open_window import OpenWindow, left_behind
+from driftpost_agent.open_window import OpenWindow, WaitingWindow, left_behind
 from driftpost_agent.private_windows import PrivacyPolicy
 from driftpost_agent.row_mark import RowMark
 from driftpost_agent.store import Store
@@ -112,10 +117,15 @@ def test_a_window_whose_transaction_was_cut_off_comes_back(
 ) -> None:
     board.rows(20)
     board.guard.tick()
-    kept = board.guard._open_window
-    assert kept is not None
-    # As if the kill had come after the mark and before the commit.
-    kept.storing(5_000_000, 1)
+
+    def cut_off(*_: object, kept: Sequence[WaitingWindow], **__: object) -> None:
+        # As if the kill had come after the mark and before the commit.
+        kept[0].storing(1)
+        raise sqlite3.OperationalError("interrupted")
+
+    monkeypatch.setattr(board.store, "record_window", cut_off)
+    board.clock.advance(300_000)
+    board.guard.tick()
     board.die()
     board.start()
     assert board.accounts() == (20, 0)
@@ -165,9 +175,8 @@ def test_held_windows_take_in_what_a_kill_left_open(tmp_path: Path, mlp_bundle: 
     ended(board)
 
 
-def kept(folder: Path, rows: int = 5) -> tuple[Path, WindowBody]:
-    body = WindowBody("b" * 64, bytes(16), 1_000, 2_000, None, None, b"x" * rows)
-    return folder / "agent.db", body
+def kept(rows: int = 5) -> WindowBody:
+    return WindowBody("b" * 64, bytes(16), 1_000, 2_000, None, None, b"x" * rows)
 
 
 @pytest.mark.parametrize(
@@ -181,38 +190,110 @@ def kept(folder: Path, rows: int = 5) -> tuple[Path, WindowBody]:
     ],
 )
 def test_what_is_damaged_in_shared_memory_is_not_believed(tmp_path: Path, damage) -> None:
-    store, body = kept(tmp_path)
-    window = OpenWindow.of_store(store, 3, 7, tmp_path)
-    window.keep(body)
+    window = OpenWindow(tmp_path, 3, 7)
+    window.keep(kept())
+    assert window._mapping is not None
     window._mapping.close()
-    file = next(tmp_path.glob("driftpost-*-open-3"))
+    file = tmp_path / "open-3"
     file.write_bytes(damage(file.read_bytes()))
-    assert left_behind(store, 7, 0, tmp_path) == []
+    assert left_behind(tmp_path, 7, 0) == []
 
 
 def test_a_kill_in_the_middle_of_a_write_leaves_the_copy_before(tmp_path: Path, mlp_bundle: Bundle) -> None:
     from driftpost_sketches.accumulator import WindowAccumulator
 
     accumulator = WindowAccumulator(mlp_bundle.schema)
-    store = tmp_path / "agent.db"
-    window = OpenWindow.of_store(store, 3, 7, tmp_path)
+    window = OpenWindow(tmp_path, 3, 7)
     for rows in (10, 20):
         accumulator.update(np.zeros((10, len(mlp_bundle.schema.streams))))
         packed = accumulator.so_far().to_bytes()
         window.keep(WindowBody(mlp_bundle.id, mlp_bundle.schema.id, 1_000, 2_000, None, None, packed))
-        assert [one.rows for one in left_behind(store, 7, 0, tmp_path)] == [rows]
+        assert [one.rows for one in left_behind(tmp_path, 7, 0)] == [rows]
     # The second area's head is gone, as while it is being written.
     assert window._mapping is not None
     window._mapping[0:8] = bytes(8)
-    assert [one.rows for one in left_behind(store, 7, 0, tmp_path)] == [10]
-    assert left_behind(store, 8, 0, tmp_path) == [], "another incarnation's"
+    assert [one.rows for one in left_behind(tmp_path, 7, 0)] == [10]
+    assert left_behind(tmp_path, 8, 0) == [], "another incarnation's"
     window.close()
 
 
 def test_without_shared_memory_nothing_is_kept_and_nothing_fails(tmp_path: Path) -> None:
-    store, body = kept(tmp_path)
-    window = OpenWindow.of_store(store, 3, 7, tmp_path / "missing")
-    window.keep(body)
-    window.storing(1_000, 1)
+    window = OpenWindow(tmp_path / "missing", 3, 7)
+    window.keep(kept())
+    waiting = window.closed(kept())
+    assert waiting is not None
+    waiting.storing(1)
+    waiting.close()
     window.close()
-    assert left_behind(store, 7, 0, tmp_path / "missing") == []
+    assert left_behind(tmp_path / "missing", 7, 0) == []
+
+
+def test_of_a_window_that_was_being_closed_only_the_closed_copy_counts(
+    tmp_path: Path, mlp_bundle: Bundle
+) -> None:
+    from driftpost_sketches.accumulator import WindowAccumulator
+
+    accumulator = WindowAccumulator(mlp_bundle.schema)
+    accumulator.update(np.zeros((10, len(mlp_bundle.schema.streams))))
+    packed = accumulator.so_far().to_bytes()
+    body = WindowBody(mlp_bundle.id, mlp_bundle.schema.id, 1_000, 2_000, None, None, packed)
+    window = OpenWindow(tmp_path, 3, 7)
+    window.keep(body)
+    before = (tmp_path / "open-3").read_bytes()
+    waiting = window.closed(body)
+    (tmp_path / "open-3").write_bytes(before)  # a kill between the copy and the clearing
+    assert [one.rows for one in left_behind(tmp_path, 7, 0)] == [10]
+    assert waiting is not None
+    waiting.storing(1)
+    assert left_behind(tmp_path, 7, 1) == []
+
+
+def test_windows_that_wait_for_a_full_disk_outlive_a_kill(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(board.store.outbox, "put", full)
+    for _ in range(MAX_WAITING + 3):
+        board.rows(2)
+        board.clock.advance(300_000)
+        board.guard.tick()
+    board.rows(5)
+    board.guard.tick()
+    board.die()
+    board.start()
+    assert board.accounts() == (2 * (MAX_WAITING + 3) + 5, 0)
+    ended(board)
+    assert list(board.folder.glob("driftpost-*")) == []
+
+
+def test_rows_are_flushed_in_time_while_the_card_takes_seconds_over_a_window(
+    tmp_path: Path, mlp_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = RowMark.open(tmp_path / "agent.db", tmp_path)
+    store = Store.open(tmp_path / "agent.db", clock=ManualClock(), row_mark=mark)
+    busy, over = threading.Event(), threading.Event()
+    record = store.record_window
+
+    def slowly(*args: Any, **options: Any) -> None:
+        busy.set()
+        assert over.wait(60)
+        record(*args, **options)
+
+    monkeypatch.setattr(store, "record_window", slowly)
+    guard = Guard(mlp_bundle, store=store, window_rows=20, window_seconds=3600.0, flush_seconds=0.01)
+    try:
+        for row in tabular_rows(20):
+            guard.run(row[np.newaxis])
+        assert busy.wait(30)
+        for row in tabular_rows(7):
+            guard.run(row[np.newaxis])
+        deadline = time.monotonic() + 30
+        while [one.rows for one in left_behind(mark.folder, store.incarnation, 0)] != [20, 7]:
+            assert time.monotonic() < deadline, "a kill now would lose rows that were long flushed"
+            time.sleep(0.01)
+    finally:
+        over.set()
+        guard.close()
+        store.close()

@@ -51,7 +51,7 @@ def test_a_mark_speaks_only_of_its_own_incarnation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 24, b"x" * 5000])
 def test_another_file_in_its_place_says_nothing(tmp_path: Path, content: bytes) -> None:
     RowMark.open(tmp_path / "agent.db", tmp_path).close()
-    file = next(tmp_path.glob("driftpost-*"))
+    file = next(tmp_path.glob("driftpost-*/rows"))
     file.write_bytes(content)
     mark = RowMark.open(tmp_path / "agent.db", tmp_path)
     assert mark.rows_of(int.from_bytes(content[8:16], "little")) == 0
@@ -60,7 +60,7 @@ def test_another_file_in_its_place_says_nothing(tmp_path: Path, content: bytes) 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     RowMark.open(tmp_path / "agent.db", tmp_path).close()
-    file = next(tmp_path.glob("driftpost-*"))
+    file = next(tmp_path.glob("driftpost-*/rows"))
     file.unlink()
     (tmp_path / "precious").write_text("keep this")
     file.symlink_to(tmp_path / "precious")

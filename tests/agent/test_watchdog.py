@@ -70,6 +70,8 @@ def stand_still(daemon: Daemon, loop: str, patch: pytest.MonkeyPatch) -> None:
     """Let one loop look as if it had not come round for long."""
     if loop == "recorder":
         patch.setattr(daemon._recorder_beat, "limit_s", -1.0)
+    elif loop == "store":
+        patch.setattr(daemon._store_beat, "limit_s", -1.0)
     elif loop == "server":
         patch.setattr(daemon._server_beat, "limit_s", -1.0)
     elif loop == "inference":
@@ -81,7 +83,7 @@ def stand_still(daemon: Daemon, loop: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(daemon_module, "LOOP_LIMIT_S", 0.5)
 
 
-@pytest.mark.parametrize("loop", ["inference", "server", "recorder", "link"])
+@pytest.mark.parametrize("loop", ["inference", "server", "recorder", "store", "link"])
 def test_a_loop_that_stands_still_lets_the_watchdog_starve_until_it_comes_round(
     tmp_path: Path, bundles: Path, loop: str
 ) -> None:

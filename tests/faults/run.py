@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.bundles import REFERENCE_ROWS, built, mlp, tabular_rows
+from driftpost_agent.shared_memory import VARIABLE
 from driftpost_models.signing import generate, save_public_key
 from faults.damage import damage_pages
 from faults.full_disk import fill_the_disk
@@ -53,6 +55,7 @@ def main() -> None:
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         folder = Path(temporary)
+        os.environ[VARIABLE] = temporary
         every = faults(bundles_in(folder / "bundles"), options.kills, options.kill_minutes)
         for name, fault in every.items():
             if options.only and name not in options.only:

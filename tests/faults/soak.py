@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -24,8 +25,7 @@ import numpy as np
 from agent.daemons import Agent
 from camera import record, to_model_input
 from digits import load_pool
-from driftpost_agent import open_window
-from driftpost_agent.shared_memory import place
+from driftpost_agent.shared_memory import VARIABLE
 from driftpost_models.signing import generate, save_public_key
 from e2e.fleet_under_fire import MODEL, build_bundle
 from faults.books import read_books
@@ -144,8 +144,6 @@ def soak(folder: Path, inferences: int, limit_s: float, seed: int = 1) -> str:
             store={"history_mb": 1},
         )
         store = Path(agent.settings["store"]["path"])
-        stack.callback(open_window.forget, store)
-        stack.callback(lambda: place(store).unlink(missing_ok=True))
         stack.callback(lambda: agent.process and agent.process.poll() is None and agent.kill())
         agent.start()
         asker = Asker(agent.port, rows)
@@ -222,6 +220,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="also write the table there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        os.environ[VARIABLE] = folder
         table = soak(Path(folder), options.inferences, options.minutes * 60)
     sys.stdout.write(table)
     if options.out is not None:
