@@ -13,10 +13,11 @@ from driftpost_aggregator.batch import Incoming
 from driftpost_aggregator.errors import BundleRejected
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.merged_watch import standing_alarms
-from driftpost_aggregator.registry import check
-from driftpost_aggregator.store.database import reading
+from driftpost_aggregator.registry import OWNER, check, register
+from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import incidents, quarantine, rollups
 from driftpost_aggregator.triage_round import Triage
+from driftpost_aggregator.web.models import Models
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.window import Window
 from driftpost_sync.messages import DescribeBody, Item
@@ -60,6 +61,16 @@ def test_a_description_brings_the_plan_and_a_plan_that_does_not_fit_is_refused(p
     assert check(described(b"")).joint is None
     with pytest.raises(BundleRejected):
         check(described(plan[:-4]))
+
+
+def test_the_dashboard_reads_the_bundles_windows_together(engine: Engine, plan: bytes) -> None:
+    with writing(engine) as connection:
+        assert register(connection, described(plan), source=OWNER, now_ms=START)
+        model = Models().get(connection, BUNDLE)
+    assert model is not None
+    assert model.joint is not None
+    ((window, _),) = closed(CALIBRATION, factor_rows(np.random.default_rng(5), ROWS, 5), ROWS)
+    assert model.joint == len(window.joint) > 0
 
 
 def test_joint_sums_of_other_features_than_the_bundles_are_refused(engine: Engine, plan: bytes) -> None:

@@ -77,7 +77,7 @@ def largest_change(model: Model, window: Window) -> tuple[float, str]:
 def largest_changes(model: Model, packed: Sequence[bytes]) -> list[tuple[float, str]]:
     """`largest_change` of many windows, all streams of a window at a time."""
     yardstick = _Yardstick(model)
-    batch = WindowBatch(model.schema, packed)
+    batch = WindowBatch(model.schema, packed, model.joint)
     return [
         # What the bundle's owner has described anew is measured by no old ruler.
         (0.0, "") if at in batch.refused else yardstick.largest(batch.window(at))

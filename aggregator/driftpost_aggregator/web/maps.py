@@ -119,7 +119,7 @@ def cohort_map(site: Site, connection: Connection, *, span_s: int, look: Look) -
     now_ms = site.now_ms()
     cohorts = [
         (count, f"{key}={value}")
-        for key, values in device_queries.attribute_choices(connection).items()
+        for key, values in site.attributes().items()
         for value, count in values
         if count > 1
     ]

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 
 from driftpost_aggregator.store import tables
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.labels.record import PerformanceRecord
 from driftpost_sketches.schema import Schema
 from driftpost_sketches.window import Window
@@ -40,6 +41,7 @@ class Model:
         added_ms: When the aggregator first heard of it.
         performance: What its labelled reference tells; None without labels.
         classes: Names of its classes, where they have any.
+        joint: How many joint features its windows carry, None without any.
     """
 
     bundle: str
@@ -56,6 +58,7 @@ class Model:
     added_ms: int
     performance: PerformanceRecord | None = None
     classes: tuple[str, ...] = ()
+    joint: int | None = None
 
     @property
     def title(self) -> str:
@@ -116,15 +119,18 @@ class Models:
                 column.added_ms,
                 column.performance,
                 column.classes,
+                column.joint,
             ).where(column.bundle == bundle)
         ).one_or_none()
         if row is None:
             return None
+        schema = Schema.from_dict(msgpack.unpackb(row.schema))
+        tracked = len(schema.tracked_streams)
         model = Model(
             bundle=row.bundle,
             name=row.name,
             version=row.version,
-            schema=Schema.from_dict(msgpack.unpackb(row.schema)),
+            schema=schema,
             baseline=Window.from_bytes(bytes(row.baseline)),
             tau=dict(row.tau),
             smallest_effect=dict(row.smallest_effect),
@@ -135,6 +141,7 @@ class Models:
             added_ms=row.added_ms,
             performance=PerformanceRecord.from_bytes(bytes(row.performance)) if row.performance else None,
             classes=tuple(row.classes),
+            joint=JointPlan.from_bytes(bytes(row.joint), tracked).count if row.joint else None,
         )
         with self._lock:
             self._held[bundle] = model

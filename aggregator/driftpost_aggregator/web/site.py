@@ -9,10 +9,12 @@ from jinja2 import Environment
 from sqlalchemy import Engine
 from starlette.requests import Request
 
+from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web.effects import Changes
 from driftpost_aggregator.web.live import Watcher
 from driftpost_aggregator.web.models import Models
 from driftpost_aggregator.web.options import WebOptions
+from driftpost_aggregator.web.queries.devices import attribute_choices
 from driftpost_aggregator.web.queries.fleet import Totals
 from driftpost_aggregator.web.recent import Recent
 
@@ -51,6 +53,15 @@ class Site:
     changes: Changes = field(default_factory=Changes)
     menus: Recent[dict[str, list[tuple[str, int]]]] = field(default_factory=lambda: Recent(MENUS_AGE_S))
     drawings: Recent[str] = field(default_factory=lambda: Recent(DRAWING_AGE_S))
+
+    def attributes(self) -> dict[str, list[tuple[str, int]]]:
+        """Attributes, their values and how many devices have each; shared by menus and maps."""
+
+        def count() -> dict[str, list[tuple[str, int]]]:
+            with reading(self.engine) as connection:
+                return attribute_choices(connection)
+
+        return self.menus.get("attributes", count)
 
 
 def site_of(request: Request) -> Site:

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from busy_fleet import BUNDLE, HOSTILE
-from driftpost_aggregator.web.charts.course import MAX_PANELS, small_multiples
+from driftpost_aggregator.web.charts.course import MAX_PANELS, change_by_stream, small_multiples
 from driftpost_aggregator.web.charts.distribution import (
     MAX_CATEGORIES,
     category_order,
@@ -233,6 +233,25 @@ def test_more_streams_than_fit_are_drawn_as_the_most_changed_ones() -> None:
     for number in range(1, MAX_PANELS + 1):
         low, high = valid.layout[f"yaxis{'' if number == 1 else number}"].domain
         assert 0 <= low < high <= 1
+
+
+def test_a_devices_panels_show_the_means_that_its_windows_tell_one_by_one() -> None:
+    generator = np.random.default_rng(6)
+    values = generator.normal(5, 2, (300, 2))
+    values[:, 1] = 3.0
+    schema = Schema(
+        [fit_numeric(name, values[:, at], Role.INPUT) for at, name in enumerate(("level", "flat"))]
+    )
+    parts = [values[:50], values[50:60] + 1, np.full((4, 2), np.nan), values[60:] * 1.5]
+    windows = [window(schema, part) for part in parts]
+    points = [Point(NOW + 1_000 * at, 1, one.rows, 1, one) for at, one in enumerate(windows)]
+    baseline = window(schema, values)
+    found = change_by_stream(schema, baseline, points)
+    for index, stream in enumerate(schema.streams):
+        told = np.array([one.summary(schema, index).mean for one in windows])
+        then = baseline.summary(schema, index)
+        np.testing.assert_array_equal(found[index], (told - then.mean) / (then.std or stream.scale))
+    assert np.isnan(found[0]).tolist() == [False, False, True, False]
 
 
 def test_an_axis_covers_its_span_with_cells_no_shorter_than_a_window() -> None:

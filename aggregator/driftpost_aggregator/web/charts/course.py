@@ -29,8 +29,8 @@ from driftpost_aggregator.web.charts.theme import (
 )
 from driftpost_aggregator.web.queries.series import Point
 from driftpost_aggregator.web.words import number, shift, unit
-from driftpost_sketches.schema import Schema, StreamKind
-from driftpost_sketches.window import Window
+from driftpost_sketches.schema import Schema, Stream, StreamKind
+from driftpost_sketches.window import FIXED_POINT, Window
 
 # Categories drawn one by one over time; the rest is one area.
 _MAX_AREAS = 7
@@ -241,10 +241,12 @@ def change_by_stream(schema: Schema, baseline: Window, points: Sequence[Point]) 
     distance, 0 to 1. NaN where a window has no values.
     """
     changes: dict[int, Floats] = {}
+    values = np.array([point.window.finite() for point in points], dtype=np.float64)
+    sums = np.array([point.window.sum1 for point in points], dtype=np.float64)
     for index, stream in enumerate(schema.streams):
         if stream.kind is StreamKind.NUMERIC:
             centre, spread = _moments(schema, index, baseline)
-            means = np.array([_moments(schema, index, point.window)[0] for point in points], dtype=np.float64)
+            means = _means(stream, values[:, index], sums[:, index])
             changes[index] = (means - centre) / (spread or stream.scale or 1.0)
         else:
             reference = baseline.summary(schema, index).share
@@ -253,6 +255,14 @@ def change_by_stream(schema: Schema, baseline: Window, points: Sequence[Point]) 
                 [float(np.abs(one.share - reference).sum() / 2) if one.n else math.nan for one in several]
             )
     return changes
+
+
+def _means(stream: Stream, values: Floats, sums: Floats) -> Floats:
+    """What `Window.summary` says of a numeric stream's mean, of many windows at once."""
+    known = (values > 0) & bool(stream.edges)
+    z = np.divide(sums, values, out=np.full(len(values), np.nan), where=known)
+    means: Floats = stream.center + stream.scale * z / FIXED_POINT
+    return means
 
 
 def small_multiples(

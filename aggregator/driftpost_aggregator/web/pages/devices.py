@@ -13,7 +13,7 @@ from driftpost_aggregator.web.errors import NotKnown
 from driftpost_aggregator.web.performance_card import performance_card
 from driftpost_aggregator.web.queries import devices, findings, fleet, incidents, quarantine, series
 from driftpost_aggregator.web.rendering import page
-from driftpost_aggregator.web.site import Site, site_of
+from driftpost_aggregator.web.site import site_of
 from driftpost_aggregator.web.stream_table import NOW_BUCKETS, stream_table
 
 _PER_PAGE = 50
@@ -36,16 +36,6 @@ def filter_of(request: Request) -> devices.DeviceFilter:
     )
 
 
-def menus(site: Site) -> dict[str, list[tuple[str, int]]]:
-    """Attributes to filter by."""
-
-    def count() -> dict[str, list[tuple[str, int]]]:
-        with reading(site.engine) as connection:
-            return devices.attribute_choices(connection)
-
-    return site.menus.get("attributes", count)
-
-
 def listing(request: Request) -> Response:
     """`/devices`"""
     site = site_of(request)
@@ -59,7 +49,7 @@ def listing(request: Request) -> Response:
             "found": found,
             "wanted": wanted,
             "chosen": dict(wanted.attributes),
-            "menus": menus(site),
+            "menus": site.attributes(),
             "first": not cursor,
             "filters": {
                 "state": wanted.state if wanted.state != "any" else "",

@@ -9,7 +9,6 @@ from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import parameters
 from driftpost_aggregator.web.errors import NotKnown
 from driftpost_aggregator.web.models import Model
-from driftpost_aggregator.web.pages.devices import menus
 from driftpost_aggregator.web.queries import series
 from driftpost_aggregator.web.rendering import page
 from driftpost_aggregator.web.site import Site, site_of
@@ -85,7 +84,7 @@ def listing(request: Request) -> Response:
         "model": model,
         "scope": scope,
         "key": key,
-        "menus": menus(site),
+        "menus": site.attributes(),
         "span": span,
         "points": points,
         "streams": stream_table(model, [point.window for point in points], scope, key) if model else [],
@@ -120,7 +119,7 @@ def one(request: Request) -> Response:
         "others": [line for line in lines if line.name != stream.name][:12],
         "scope": scope,
         "key": key,
-        "menus": menus(site),
+        "menus": site.attributes(),
         "span": span,
         "points": points,
     }
