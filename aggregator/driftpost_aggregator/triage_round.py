@@ -66,6 +66,8 @@ class Triage:
         self._now_ms = now_ms
         self._new_id = new_id
         self._registry = Registry()
+        # Who described a bundle, and when, Unix ms.
+        self._described: dict[str, tuple[str, int]] = {}
         self._watches: dict[str, MergedWatch] = {}
         self._hidden_before: dict[str, tuple[_Asked, list[Cause]]] = {}
 
@@ -73,15 +75,22 @@ class Triage:
         """Step the watches over what has closed, then bring every model's incidents up to date."""
         with reading(self._engine) as connection:
             running = set(connection.execute(select(devices.c.bundle).distinct()).scalars())
-            described = connection.execute(select(bundles.c.bundle, bundles.c.name)).all()
+            described = connection.execute(
+                select(bundles.c.bundle, bundles.c.source, bundles.c.added_ms)
+            ).all()
+            for row in described:
+                self._believe(row.bundle, (row.source, row.added_ms))
             known = {
                 row.bundle: found
                 for row in described
                 if (found := self._registry.find(connection, row.bundle)) is not None
             }
+        # What nobody runs any more need not be held; what stands of it is stored.
+        self._watches = {bundle: watch for bundle, watch in self._watches.items() if bundle in running}
         for bundle in sorted(running & known.keys()):
-            watch = MergedWatch(known[bundle], self._budget, self._bucket_s)
-            self._watches.setdefault(bundle, watch).step(self._engine, self._now_ms())
+            if bundle not in self._watches:
+                self._watches[bundle] = MergedWatch(known[bundle], self._budget, self._bucket_s)
+            self._watches[bundle].step(self._engine, self._now_ms())
         with reading(self._engine) as connection:
             busy = evidence.bundles_with_evidence(connection)
             busy |= {
@@ -97,6 +106,14 @@ class Triage:
         for model, members in sorted(models.items()):
             if members & busy:
                 self._triage(model, {one: known[one] for one in members if one in known}, members)
+
+    def _believe(self, bundle: str, word: tuple[str, int]) -> None:
+        """Start anew with a bundle whose description is another one's: its owner's counts more."""
+        if self._described.get(bundle) != word:
+            self._registry.forget(bundle)
+            self._watches.pop(bundle, None)
+            self._hidden_before.pop(bundle, None)
+            self._described[bundle] = word
 
     def _triage(self, model: str, known: Mapping[str, KnownBundle], members: set[str]) -> None:
         now_ms = self._now_ms()

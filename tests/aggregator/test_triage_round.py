@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, RowMapping, select
+from sqlalchemy import Engine, RowMapping, event, select
 
 from driftpost_aggregator import audit, incidents, triage_round
 from driftpost_aggregator.batch import Incoming
@@ -17,9 +17,10 @@ from driftpost_aggregator.causes import Cause
 from driftpost_aggregator.evidence import PRESENT_MS
 from driftpost_aggregator.hidden_drift import hidden_causes
 from driftpost_aggregator.ingest import Ingest
-from driftpost_aggregator.registry import MAX_WINDOW_S
+from driftpost_aggregator.merged_watch import MergedWatch
+from driftpost_aggregator.registry import MAX_WINDOW_S, OWNER, KnownBundle, register
 from driftpost_aggregator.store import tables
-from driftpost_aggregator.store.database import reading
+from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.triage_round import MAX_SETTLING_WINDOW_S, Triage
 from driftpost_sketches.drift.budget import Budget
 from driftpost_sketches.window import MAX_COUNT
@@ -28,6 +29,18 @@ from paper_fleet import FLEET, NOW, WINDOW_S, PaperBundle, PaperDevice, draw, ma
 STEP_MS = int(WINDOW_S * 1000)
 ROWS = 60
 DIM = {"brightness": -3.0, "sharpness": -2.0}
+
+
+@pytest.fixture
+def engine(engine: Engine) -> Engine:
+    """No power fails here: thousands of small commits need not wait for the disk."""
+
+    def hasty(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF").close()
+
+    event.listen(engine, "connect", hasty)
+    engine.dispose()
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -766,6 +779,39 @@ def test_rounds_between_two_buckets_do_not_merge_the_same_windows_again(
     assert asked
     (incident,) = fleet.incidents()
     assert incident["incident"] == before["incident"]
+
+
+def test_the_owner_s_description_counts_from_the_next_round_on(engine: Engine, bundle: PaperBundle) -> None:
+    rng = np.random.default_rng(3)
+    lie = bundle.window(draw(rng, 20_000, shift={"contrast": 0.5}))
+    fleet = Fleet(
+        engine, replace(bundle, describe=replace(bundle.describe, baseline=lie.to_bytes())), cameras()
+    )
+    for _ in range(8):
+        fleet.step()
+    assert [one["scope"] for one in fleet.incidents()] == ["fleet"]
+    with writing(engine) as connection:
+        assert register(connection, bundle.describe, source=OWNER, now_ms=fleet.now)
+    for _ in range(10):
+        fleet.step()
+    assert fleet.incidents() == []
+
+
+def test_detectors_are_built_once_for_each_bundle_that_runs(
+    engine: Engine, bundle: PaperBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(engine, bundle, cameras())
+    fleet.step()
+    built: list[str] = []
+
+    def counted(known: KnownBundle, *parts: Any) -> MergedWatch:
+        built.append(known.bundle)
+        return MergedWatch(known, *parts)
+
+    monkeypatch.setattr(triage_round, "MergedWatch", counted)
+    for _ in range(3):
+        fleet.step()
+    assert built == []
 
 
 def test_those_who_have_not_said_so_yet_are_part_of_the_fleet_s_drift(
