@@ -82,9 +82,11 @@ def fleet_books(database: Path) -> dict[str, FleetBook]:
                 "select device, count(*), sum(rows) from windows group by device"
             )
         }
+        # Hours and days, once they are over, hold the same rows again.
         merged = dict(
             connection.execute(
-                "select scope_key, sum(rows) from rollups where scope = 'device' group by scope_key"
+                "select scope_key, sum(rows) from rollups where scope = 'device' "
+                "and bucket_s = (select min(bucket_s) from rollups) group by scope_key"
             ).fetchall()
         )
         refused = dict(

@@ -38,8 +38,8 @@ def window(device, seq, rows):
     return row(tables.windows, device=device, incarnation=1 << 32, seq=seq, rows=rows)
 
 
-def rollup(scope, key, rows):
-    return row(tables.rollups, scope=scope, scope_key=key, bundle="b", bucket_s=2, rows=rows)
+def rollup(scope, key, rows, bucket_s=2):
+    return row(tables.rollups, scope=scope, scope_key=key, bundle="b", bucket_s=bucket_s, rows=rows)
 
 
 def incident(name, **changes):
@@ -58,7 +58,12 @@ def database(tmp_path):
             (tables.windows, [window("meter-1", 1, 40), window("meter-1", 2, 41), window("meter-2", 1, 7)]),
             (
                 tables.rollups,
-                [rollup("device", "meter-1", 81), rollup("cohort", "camera=B", 88), rollup("fleet", "", 88)],
+                [
+                    rollup("device", "meter-1", 81),
+                    rollup("device", "meter-1", 81, bucket_s=3_600),
+                    rollup("cohort", "camera=B", 88),
+                    rollup("fleet", "", 88),
+                ],
             ),
             (tables.quarantine, [row(tables.quarantine, device="meter-2")]),
             (
