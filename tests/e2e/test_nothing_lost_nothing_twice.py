@@ -54,13 +54,9 @@ def test_what_was_recorded_is_stored_once_though_broker_aggregator_and_an_agent_
         site.stop("aggregator")
 
         stored = dict(read(site.database, "select device, sum(rows) from windows group by device"))  # type: ignore[arg-type]
-        merged = dict(
-            read(
-                site.database,
-                "select scope_key, sum(rows) from rollups where scope = 'device' "
-                "and bucket_s = (select min(bucket_s) from rollups) group by 1",
-            )  # type: ignore[arg-type]
-        )
+        shortest = "bucket_s = (select min(bucket_s) from rollups)"
+        summed = f"select scope_key, sum(rows) from rollups where scope = 'device' and {shortest} group by 1"
+        merged = dict(read(site.database, summed))  # type: ignore[arg-type]
         names = read(site.database, "select device, incarnation, seq from windows")
         assert len(set(names)) == len(names) > 0
         for device in DEVICES:
