@@ -10,7 +10,6 @@ Detectors begin anew, because their states have no checksum of their own.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from driftpost_agent.store_file import checksum
 from driftpost_sync.outbox_row import OutboxRow, row_crc
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ _MESSAGE = "id, incarnation, seq, kind, windows, rows, mono, wall, body, crc"
 _SLICE = 64
 # Ids looked for at most: years of windows. A damaged number must not keep the start waiting.
 _MOST_IDS = 1 << 20
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,19 +57,6 @@ class Salvaged:
             f"{self.messages} messages that waited were taken over, {self.lost_windows} windows with "
             f"{self.lost_rows} rows can not be read any more"
         )
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file in hex; "" where it can't be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        log.warning("%s can't be read: %s", path, error)
-        return ""
-    return digest.hexdigest()
 
 
 def salvage(damaged: Path, new: sqlite3.Connection, *, mono: int) -> Salvaged:

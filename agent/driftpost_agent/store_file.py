@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import logging
 import os
+import re
 import sqlite3
 from pathlib import Path
 
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import migrate, up_to_date
 from driftpost_agent.shared_memory import lock_file
+
+log = logging.getLogger(__name__)
 
 # Bytes. A window's transaction touches eight pages, of most of them a few bytes: with SQLite's 4 kB a day of
 # five-minute windows writes 10 MB, with 1 kB 4 MB and with these 3 MB (`make bench`).
@@ -22,8 +27,10 @@ WAL_AUTOCHECKPOINT_PAGES = 2000
 JOURNAL_SIZE_LIMIT = 1 << 20
 # Milliseconds to wait for a reader (`sqlite-utils`, `driftpost agent status`) that is in the way.
 BUSY_TIMEOUT_MS = 5_000
-# How many files of damaged databases are kept; a board that damages more has a failing card.
-MAX_SET_ASIDE = 16
+# Files of damaged databases from which on the log says that the card is failing. All are kept: what fills the
+# disk then meets what any full disk meets.
+MANY_SET_ASIDE = 8
+_CHUNK_BYTES = 1 << 20
 
 _SQLITE_CORRUPT = 11
 _SQLITE_NOTADB = 26
@@ -123,15 +130,60 @@ def _suspicion(path: Path) -> Path:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a damaged database with its log, never over an earlier one; returns its new name."""
-    number = next(
-        (n for n in range(1, MAX_SET_ASIDE) if not path.with_name(f"{path.name}.damaged-{n}").exists()),
-        MAX_SET_ASIDE,
-    )
-    for file in database_files(path):
+    """Rename a damaged database with its log, never over an earlier one; returns its new name.
+
+    Of several with the same content one is kept, so that a start that fails over and over fills no disk.
+    """
+    earlier = sorted(set_aside(path))
+    number = earlier[-1] + 1 if earlier else 1
+    for n in reversed(earlier):
+        there = zip(database_files(path)[:2], database_files(_aside(path, n))[:2], strict=True)
+        if all(_same(one, other) for one, other in there):
+            number = n
+            break
+    for file, aside in zip(database_files(path), database_files(_aside(path, number)), strict=True):
         if file.exists():
-            file.replace(path.with_name(file.name.replace(path.name, f"{path.name}.damaged-{number}", 1)))
+            file.replace(aside)
     _suspicion(path).unlink(missing_ok=True)
+    if len(earlier) >= MANY_SET_ASIDE:
+        log.error(
+            "%d damaged databases lie beside %s: replace the card; move them away once they are looked at",
+            len(earlier) + 1,
+            path,
+        )
+    return _aside(path, number)
+
+
+def set_aside(path: Path) -> list[int]:
+    """Numbers of the damaged databases that lie beside a store."""
+    found = (re.fullmatch(r".*\.damaged-([0-9]{1,9})", file.name) for file in path.parent.iterdir())
+    return [
+        int(match[1]) for match in found if match is not None and match[0] == _aside(path, int(match[1])).name
+    ]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file in hex; "" where it can't be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        log.warning("%s can't be read: %s", path, error)
+        return ""
+    return digest.hexdigest()
+
+
+def _same(one: Path, other: Path) -> bool:
+    if not one.exists() or not other.exists():
+        return one.exists() == other.exists()
+    return one.stat().st_size == other.stat().st_size and checksum(one) == checksum(other) != ""
+
+
+def _aside(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.damaged-{number}")
 
 

@@ -20,7 +20,6 @@ from agent.clocks import ManualClock
 from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.migrations import MIGRATIONS
 from driftpost_agent.store import Store
-from driftpost_agent.store_file import MAX_SET_ASIDE
 from driftpost_sketches.accumulator import WindowAccumulator
 from driftpost_sketches.schema import Role, Schema, Stream, StreamKind
 from driftpost_sync.messages import BoardBody, DescribeBody, FindingBody, Tally, WindowBody
@@ -147,12 +146,26 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(tmp_path: Path, dam
         assert third.set_aside is None
 
 
-def test_damaged_predecessors_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+def test_a_damaged_predecessor_is_never_overwritten_however_many_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "agent.db"
-    for _ in range(MAX_SET_ASIDE + 3):
-        path.write_bytes(b"garbage" * 1000)
+    contents = [b"garbage %d" % number * 1000 for number in range(20)]
+    for content in contents:
+        path.write_bytes(content)
         Store.open(path, clock=ManualClock()).close()
-    assert len(list(tmp_path.glob("agent.db.damaged-*"))) == MAX_SET_ASIDE
+    kept = [(tmp_path / f"agent.db.damaged-{number + 1}").read_bytes() for number in range(20)]
+    assert kept == contents
+    assert "replace the card" in caplog.text
+
+
+def test_of_the_same_damage_over_and_over_one_copy_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "agent.db"
+    for content in (b"garbage", b"rubbish", b"garbage", b"garbage", b"rubbish"):
+        path.write_bytes(content * 1000)
+        Store.open(path, clock=ManualClock()).close()
+    kept = sorted(file.read_bytes()[:7] for file in tmp_path.glob("agent.db.damaged-*"))
+    assert kept == [b"garbage", b"rubbish"]
 
 
 def test_a_folder_that_can_not_be_made_says_what_to_do(tmp_path: Path) -> None:
