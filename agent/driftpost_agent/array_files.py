@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
 import math
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from array import array as packed_array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,26 @@ SUFFIXES = (".npy", ".npz", ".csv")
 MAX_ARRAYS = 256
 # Columns of a table; a wider one is an image, and belongs into a .npy.
 MAX_COLUMNS = 100_000
+# Characters of a table's line: that many columns of numbers as long as they are ever written.
+MAX_LINE_CHARS = 32 * MAX_COLUMNS
+# Begins each entry of an archive's directory, which is read as a whole before anybody can count it.
+_ENTRY = b"PK\x01\x02"
+# What numpy and zipfile are known to raise on content that was damaged, or made to do damage.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    MemoryError,
+    RuntimeError,  # also RecursionError and NotImplementedError
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 class FileRefused(Exception):
@@ -79,7 +102,7 @@ def _array(file: io.BytesIO | Any, size: int, max_bytes: int) -> NDArray[Any]:
             shape, _, dtype = npy.read_array_header_2_0(file)
         else:
             raise FileRefused(f"the array has format version {version}; save it with numpy.save")
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, OSError) as error:
+    except _DAMAGE as error:
         raise FileRefused(f"it is no array: {_words(error)}") from error
     if dtype.hasobject or dtype.kind not in "biuf":
         raise FileRefused(f"it holds {dtype}, not numbers")
@@ -94,13 +117,16 @@ def _array(file: io.BytesIO | Any, size: int, max_bytes: int) -> NDArray[Any]:
     try:
         file.seek(0)
         found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile, MemoryError) as error:
+    except _DAMAGE as error:
         raise FileRefused(f"the array can't be read: {_words(error)}") from error
     return found
 
 
 def _archive(content: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
+    # Twice as many: compressed bytes may happen to look like an entry.
+    if (entries := content.count(_ENTRY)) > 2 * MAX_ARRAYS:
+        raise FileRefused(f"the archive has about {entries} members; at most {MAX_ARRAYS} are read")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
@@ -123,7 +149,7 @@ def _archive(content: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
                 if name in arrays:
                     raise FileRefused(f"the archive has {name[:80]!r} twice")
                 arrays[name] = array
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise FileRefused(f"it is no archive of arrays: {_words(error)}") from error
     if not arrays:
         raise FileRefused("the archive is empty")
@@ -132,15 +158,11 @@ def _archive(content: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
 
 def _table(content: bytes, spec: TensorSpec, max_bytes: int) -> NDArray[Any]:
     """Rows of numbers, with or without a line of names before them; an empty cell is a missing value."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileRefused(f"it is not UTF-8 text: byte {error.start}") from error
-    rows: list[list[float]] = []
+    rows = packed_array("d")  # a list of numbers takes four times as much
     width: int | None = None
     cells = max_bytes // max(1, spec.dtype.itemsize)
     try:
-        for number, cell_texts in enumerate(csv.reader(io.StringIO(text), strict=True), 1):
+        for number, cell_texts in enumerate(csv.reader(_lines(content), strict=True), 1):
             if not cell_texts:
                 continue
             try:
@@ -153,14 +175,16 @@ def _table(content: bytes, spec: TensorSpec, max_bytes: int) -> NDArray[Any]:
             width = len(row) if width is None else width
             if len(row) != width or width > MAX_COLUMNS:
                 raise FileRefused(f"line {number} has {len(row)} columns, those before it {width}")
-            rows.append(row)
-            if len(rows) * width > cells:
+            rows.extend(row)
+            if len(rows) > cells:
                 raise FileRefused(f"the table has more than {cells} cells (folder.max_file_mb)")
     except csv.Error as error:
         raise FileRefused(f"it is no table: {error}") from error
-    if not rows:
+    except UnicodeDecodeError as error:
+        raise FileRefused(f"it is not UTF-8 text: byte {error.start}") from error
+    if not rows or width is None:
         raise FileRefused("the table has no rows")
-    table = np.array(rows, np.float64)
+    table = np.frombuffer(rows, np.float64).reshape(-1, width)
     if spec.dtype.kind == "f":
         with np.errstate(over="ignore"):
             return table.astype(spec.dtype)
@@ -170,6 +194,15 @@ def _table(content: bytes, spec: TensorSpec, max_bytes: int) -> NDArray[Any]:
     if table.min() < limits.min or table.max() > limits.max:
         raise FileRefused(f"the table has numbers outside of {spec.dtype.name}")
     return table.astype(spec.dtype)
+
+
+def _lines(content: bytes) -> Iterator[str]:
+    """The lines of a text, without a second copy of it; one that never ends is refused before it is split."""
+    with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as text:
+        while line := text.readline(MAX_LINE_CHARS + 1):
+            if len(line) > MAX_LINE_CHARS:
+                raise FileRefused(f"a line has more than {MAX_LINE_CHARS} characters")
+            yield line
 
 
 def _with_batch(array: NDArray[Any], spec: TensorSpec | None) -> NDArray[Any]:

@@ -46,6 +46,8 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 MAX_AXES = 16
 # Length of one axis; far more than any request's bytes can hold. A longer number could not even be reported.
 MAX_LENGTH = 1 << 63
+# Product of the other axes of a tensor with an axis of length none.
+MAX_EMPTY = 1 << 40
 # A request names a handful of tensors; more than this is an attack on memory.
 MAX_TENSORS = 256
 
@@ -247,7 +249,12 @@ def _requested(outputs: object, binary_default: bool) -> tuple[RequestedOutput, 
     return tuple(requested)
 
 
-def _shape(name: str, entry: Mapping[str, object]) -> tuple[int, ...]:
+def shape_of(name: str, entry: Mapping[str, object]) -> tuple[int, ...]:
+    """The shape that a tensor of a request states.
+
+    Raises:
+        RequestRefused: it is none, or one that no array can have.
+    """
     shape = entry.get("shape")
     # bool is an int to Python, and not to the protocol.
     if (
@@ -258,13 +265,16 @@ def _shape(name: str, entry: Mapping[str, object]) -> tuple[int, ...]:
         raise RequestRefused(
             f"input {name!r} needs a 'shape', a list of at most {MAX_AXES} non-negative integers"
         )
+    # An axis of none makes any shape hold no bytes, and numpy still multiplies the others.
+    if 0 in shape and math.prod(max(size, 1) for size in shape) > MAX_EMPTY:
+        raise RequestRefused(f"input {name!r}: no array has the shape {shape}")
     return tuple(shape)
 
 
 def _tensor(name: str, entry: Mapping[str, object], body: bytes, position: int) -> tuple[NDArray[Any], int]:
     datatype = entry.get("datatype")
     dtype = dtype_of(name, datatype)
-    shape = _shape(name, entry)
+    shape = shape_of(name, entry)
     count = math.prod(shape)
     parameters = _object(entry.get("parameters", {}), f"the parameters of input {name!r}")
     size = parameters.get("binary_data_size")

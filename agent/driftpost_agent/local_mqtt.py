@@ -30,12 +30,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from driftpost_agent.errors import ConfigurationInvalid, RequestRefused
 from driftpost_agent.inference_protocol import (
     HEADER_LENGTH,
-    MAX_AXES,
     MAX_TENSORS,
     datatype_of,
     decode_request,
     dtype_of,
     encode_response,
+    shape_of,
     verdict_parameters,
 )
 from driftpost_agent.verdict import GuardedResult
@@ -44,6 +44,7 @@ from driftpost_sync.connection import read_password, tls_context
 from driftpost_sync.errors import SyncError
 from driftpost_sync.mqtt_settings import MqttSettings
 from driftpost_sync.settings import Settings
+from driftpost_sync.topics import ROOT
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +99,11 @@ class TopicRules:
         if host is None:
             return None
         topic, answers = settings.text("local_mqtt.topic"), settings.text("local_mqtt.answer_topic")
-        if not _plain_topic(answers):
+        if not _answer_topic(answers):
             raise ConfigurationInvalid(
                 "local_mqtt.answer_topic",
-                f"{answers!r} is no topic",
-                "It has 1 to 256 characters and no + or #.",
+                f"{answers!r} is no topic for answers",
+                f"It has 1 to 256 characters, no + or #, and does not begin with $ or {ROOT}/.",
             )
         if not _filter(topic):
             raise ConfigurationInvalid(
@@ -261,7 +262,7 @@ class LocalTopics:
         topic = getattr(properties, "ResponseTopic", None) or self._rules.answer_topic
         correlation = bytes(getattr(properties, "CorrelationData", b"") or b"")
         if (
-            not _plain_topic(topic)
+            not _answer_topic(topic)
             or topic_matches_sub(self._rules.topic, topic)
             or len(correlation) > MAX_CORRELATION_BYTES
         ):
@@ -358,20 +359,14 @@ def decode_packed(payload: bytes) -> tuple[dict[str, NDArray[Any]], str]:
     for tensor in tensors:
         if not isinstance(tensor, dict):
             raise RequestRefused("each of 'inputs' must be a map")
-        name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
+        name, data = tensor.get("name"), tensor.get("data")
         if not isinstance(name, str) or not name or name in inputs:
             raise RequestRefused("each tensor needs a 'name' of its own")
         dtype = dtype_of(name, tensor.get("datatype"))
-        if (
-            not isinstance(shape, list)
-            or len(shape) > MAX_AXES
-            or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
-        ):
-            raise RequestRefused(f"input {name!r} needs a 'shape', a list of whole numbers")
-        if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
-            raise RequestRefused(
-                f"input {name!r}: shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes of 'data'"
-            )
+        shape = shape_of(name, tensor)
+        size = math.prod(shape) * dtype.itemsize
+        if not isinstance(data, bytes) or len(data) != size:
+            raise RequestRefused(f"input {name!r}: shape {list(shape)} needs {size} bytes of 'data'")
         inputs[name] = np.frombuffer(data, dtype).reshape(shape)
     return inputs, identity
 
@@ -432,3 +427,11 @@ def _plain_topic(topic: object) -> bool:
         and not set("+#\0") & set(topic)
         and not topic.startswith("$")
     )
+
+
+def _answer_topic(topic: str) -> bool:
+    """Whether answers may go there. A sender must not make this agent speak where the fleet's messages go.
+
+    A board's broker may well be bridged to the fleet's, or be the same one after all.
+    """
+    return _plain_topic(topic) and topic != ROOT and not topic.startswith(f"{ROOT}/")

@@ -141,6 +141,7 @@ def test_asking_for_an_unknown_output_names_those_there_are() -> None:
         (_request(datatype="BYTES", data=["a", "b"]), "datatype 'BYTES'"),
         (_request(datatype=["FP32"]), "datatype"),
         (_request(shape="2"), "needs a 'shape'"),
+        (_request(shape=[0, 1 << 40, 1 << 40], data=[]), "no array has the shape"),
         (_request(shape=[True, 2]), "needs a 'shape'"),
         (_request(shape=[-1]), "needs a 'shape'"),
         (_request(shape=[1] * 99), "needs a 'shape'"),

@@ -189,6 +189,7 @@ def test_binary_tensors_ride_behind_the_json_as_over_http(broker, mlp_bundle) ->
         (b"\xde\xff\xff", "400", "msgpack"),
         (packed(tabular_rows(1), shape=[2, FEATURES]), "400", "bytes"),
         (packed(tabular_rows(1), datatype="OBJECT"), "400", "datatype"),
+        (packed(tabular_rows(0), shape=[0, 1 << 39, 1 << 39]), "400", "no array"),
         (b"[" * 5_000, "400", "JSON"),
     ],
 )
@@ -211,13 +212,13 @@ def test_what_makes_no_sense_is_refused_with_a_word(broker, mlp_bundle, request_
 def test_a_response_topic_that_would_be_a_request_is_not_answered(broker, mlp_bundle) -> None:
     section = {"topic": "in/#", "answer_topic": "out"}
     with topics(broker, mlp_bundle, **section) as local, sensor(broker, "out", "in/x", "$SYS/x") as cam:
-        for response in ("in/x", "$SYS/x", "a" * 300):
+        for response in ("in/x", "$SYS/x", "a" * 300, "driftpost/v1/plant/guard/up"):
             cam.ask(body(tabular_rows(1)), "in/y", ResponseTopic=response)
         cam.ask(body(tabular_rows(1)), "in/y", ResponseTopic="out", CorrelationData=b"x" * 2_000)
         cam.ask(body(tabular_rows(1), "good"), "in/y")
         assert json.loads(cam.answer().payload)["id"] == "good"
         assert cam.answers.empty()
-        assert local.counts.refused == 4
+        assert local.counts.refused == 5
 
 
 def test_a_request_that_is_too_large_never_arrives_or_is_refused(broker, mlp_bundle) -> None:
@@ -283,6 +284,7 @@ def test_a_password_that_is_refused_is_told(mlp_bundle: Bundle, tmp_path: Path) 
         {"topic": "x", "answer_topic": "x"},
         {"topic": ""},
         {"answer_topic": "$SYS/x"},
+        {"answer_topic": "driftpost/v1/plant/guard/up"},
     ],
 )
 def test_topics_that_loop_or_make_no_sense_are_mistakes_in_the_configuration(section: dict[str, str]) -> None:
@@ -307,6 +309,9 @@ def test_without_a_broker_there_are_no_topics() -> None:
             {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1 << 39, 1 << 39], "data": b""}]}
         ),
         msgpack.packb({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1] * 99, "data": b"1234"}]}),
+        msgpack.packb(
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [0, 1 << 39, 1 << 39], "data": b""}]}
+        ),
         msgpack.packb({"inputs": [{}] * 300}),
         b"\x91" * 10_000,
     ],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
+import random
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +20,7 @@ import pytest
 
 from agent.bundles import FEATURES, tabular_rows
 from driftpost import Guard
+from driftpost_agent import watched_folder
 from driftpost_agent.array_files import FileRefused, read_inputs
 from driftpost_agent.errors import ConfigurationInvalid, RequestRefused
 from driftpost_agent.serving import Serving
@@ -254,6 +259,125 @@ def test_while_the_model_can_not_be_asked_files_keep_their_place(folder: Folder)
     assert folder.done() == ["a.npy", "a.npy.json"]
 
 
+def test_a_model_that_is_not_loaded_yet_does_not_end_the_thread(tmp_path: Path, mlp_bundle: Bundle) -> None:
+    folder = Folder(tmp_path / "in", mlp_bundle)
+    known = folder.watched._specs
+
+    def unknown() -> Any:
+        raise RequestRefused("the model is not loaded yet; try again", 503)
+
+    folder.watched._specs = unknown
+    folder.put("a.npy", npy(tabular_rows(1)))
+    assert not folder.look()
+    assert folder.watched.counts.problem == "the model is not loaded yet; try again"
+    exit_event = threading.Event()
+    thread = threading.Thread(target=folder.watched.run, args=(exit_event,), name="folder-under-test")
+    thread.start()
+    try:
+        exit_event.wait(0.05)
+        assert folder.watched.counts.problem == "the model is not loaded yet; try again"
+        folder.watched._specs = known
+        for _ in range(500):
+            if folder.watched.counts.done:
+                break
+            exit_event.wait(0.01)
+    finally:
+        exit_event.set()
+        thread.join(5)
+    assert folder.done() == ["a.npy", "a.npy.json"]
+    assert folder.watched.counts.problem == ""
+    folder.guard.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_file_that_can_not_be_moved_is_answered_once_and_moved_when_there_is_room(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    folder.put("a.npy", npy(tabular_rows(1)))
+    folder.put("b.npy", npy(tabular_rows(1)))
+    write = watched_folder._write
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(watched_folder, "_write", full)
+    for _ in range(5):
+        folder.now += 2.0
+        with contextlib.suppress(OSError):
+            folder.watched.look()
+    assert folder.guard.recorder.rows_recorded == 1, "neither once more, nor one after the other"
+    assert folder.done() == []
+    monkeypatch.setattr(watched_folder, "_write", write)
+    folder.look()
+    assert folder.done() == ["a.npy", "a.npy.json", "b.npy", "b.npy.json"]
+    assert folder.guard.recorder.rows_recorded == 2
+    assert folder.watched.counts.done == 2
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_file_that_can_not_be_read_holds_nobody_up(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    folder.put("a.npy", npy(tabular_rows(1)))
+    folder.put("b.npy", npy(tabular_rows(1)))
+    opened = os.open
+
+    def unreadable(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).endswith("/a.npy"):
+            raise OSError(code, os.strerror(code))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", unreadable)
+    folder.look()
+    assert folder.failed() == {"a.npy": f"the agent can't read it: {os.strerror(code)}\n"}
+    assert folder.done() == ["b.npy", "b.npy.json"]
+
+
+def test_a_file_that_may_not_be_moved_away_is_answered_once_and_holds_nobody_up(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.put("a.npy", npy(tabular_rows(1)))
+    replace = Path.replace
+
+    def sticky(path: Path, target: Path) -> Path:
+        if path.name == "a.npy":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", sticky)
+    for number in range(3):
+        folder.put(f"b{number}.npy", npy(tabular_rows(1)))
+        assert not folder.look()
+        assert folder.watched.counts.problem
+    assert folder.guard.recorder.rows_recorded == 4
+    assert folder.watched.counts.done == 3
+    folder.put("a.npy", npy(tabular_rows(2)))
+    folder.look()
+    assert folder.guard.recorder.rows_recorded == 6, "another file under the same name is another file"
+
+
+@pytest.mark.parametrize("name", ["done", "failed"])
+def test_a_link_in_the_place_of_done_or_failed_is_neither_filled_nor_emptied(
+    tmp_path: Path, mlp_bundle: Bundle, name: str
+) -> None:
+    folder = Folder(tmp_path / "in", mlp_bundle, keep_bytes=0)
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "agent.db").write_bytes(b"windows")
+    (folder.path / name).rmdir()
+    (folder.path / name).symlink_to(store)
+    folder.put("a.npy", npy(tabular_rows(1)))
+    for _ in range(3):
+        folder.now += 20
+        with pytest.raises(NotADirectoryError, match="is a link"):
+            folder.watched.look()
+    assert [path.name for path in store.iterdir()] == ["agent.db"]
+    (folder.path / name).unlink()
+    folder.look()
+    assert folder.watched.counts.done == 1, "a folder that was removed is made again"
+    folder.guard.close()
+
+
 def test_a_flood_of_files_is_taken_in_slices_the_oldest_first(folder: Folder) -> None:
     content = npy(tabular_rows(1))
     for number in range(MAX_TAKEN + 5):
@@ -342,6 +466,13 @@ def header(shape: str, descr: str = "'<f4'") -> bytes:
         b"\x93NUMPY\x03\x00" + b"\0" * 20,
         b"\x93NUMPY",
         b"\x93NUMPY\x01\x00\xff\xff",
+        header("("),
+        header("(" * 200),
+        header(f"({10**30}, 0)"),
+        header(f"(-{10**30}, 0)"),
+        header("(True, 30)") + bytes(120),
+        header("(1, 30)", "('<f4',)") + bytes(120),
+        header("(1, 30)", "[()]"),
     ],
 )
 def test_a_header_is_not_believed(content: bytes) -> None:
@@ -366,6 +497,58 @@ def test_an_archive_that_unpacks_to_more_than_is_allowed_is_refused_and_so_are_f
         file.writestr("../../etc/passwd", b"x")
     with pytest.raises(FileRefused, match="no array"):
         read_inputs("a.npz", foreign.getvalue(), FLOATS, LIMIT)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_an_archive_with_any_damage_is_read_or_refused(method: int) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("x.npy", npy(tabular_rows(1)))
+    whole, draw, refused = archive.getvalue(), random.Random(7), 0
+    for _ in range(1_500):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.choice([draw.randrange(len(whole)), -1 - draw.randrange(80)])] = draw.randrange(256)
+        try:
+            read_inputs("a.npz", bytes(damaged), FLOATS, LIMIT)
+        except FileRefused:
+            refused += 1
+    assert refused > 500
+
+
+def test_a_directory_of_a_million_members_is_not_read() -> None:
+    one = io.BytesIO()
+    with zipfile.ZipFile(one, "w") as file:
+        file.writestr("x.npy", b"")
+    content = one.getvalue()
+    begin = content.index(b"PK\x01\x02")
+    end = content.index(b"PK\x05\x06")
+    entries = content[begin:end] * 10_000
+    tail = bytearray(content[end:])
+    tail[12:16] = len(entries).to_bytes(4, "little")
+    flood = content[:begin] + entries + bytes(tail)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileRefused, match="about 10000 members"):
+            read_inputs("a.npz", flood, FLOATS, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_takes_no_more_than_a_few_times_its_size_in_memory() -> None:
+    row = b",".join([b"7"] * FEATURES) + b"\n"
+    content = row * (LIMIT // len(row))
+    tracemalloc.start()
+    try:
+        found = read_inputs("a.csv", content, FLOATS, 4 * LIMIT)["x"]
+        assert tracemalloc.get_traced_memory()[1] < 10 * LIMIT
+        assert found.shape == (LIMIT // len(row), FEATURES)
+        with pytest.raises(FileRefused, match="a line has more than"):
+            read_inputs("a.csv", b"11," * 3 * LIMIT, FLOATS, 8 * LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 20 * LIMIT
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
