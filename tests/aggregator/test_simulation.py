@@ -175,6 +175,8 @@ def test_the_command_plays_through_a_broker_until_everything_is_acknowledged(
             options = ["--devices", "20", "--windows", "5", "--fleet", "sims", "--port", str(broker.port)]
             options += ["--streams", "6", "--script", str(tmp_path / "fleet.toml"), "--seed", "2"]
             result = CliRunner().invoke(simulate, [*options, "--counts", str(tmp_path / "counts.json")])
+            once = total(engine, tables.devices.c.windows), total(engine, tables.devices.c.rows)
+            again = CliRunner().invoke(simulate, options)
         finally:
             over.set()
             link.stop()
@@ -182,6 +184,8 @@ def test_the_command_plays_through_a_broker_until_everything_is_acknowledged(
     assert result.exit_code == 0, result.output
     assert "100 windows of 5,000 rows from 20 devices" in result.output
     counts = json.loads((tmp_path / "counts.json").read_text())
-    assert counts["windows"] == total(engine, tables.devices.c.windows) == 100
-    assert counts["rows"] == total(engine, tables.devices.c.rows)
+    assert (counts["windows"], counts["rows"]) == once == (100, 5_000)
     assert counts["refused"] == 0
+    # The second play of the same devices is no repetition of the first.
+    assert again.exit_code == 0, again.output
+    assert total(engine, tables.devices.c.windows) == 200

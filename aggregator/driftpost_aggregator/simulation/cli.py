@@ -82,8 +82,17 @@ def simulate(
         chosen = Script() if script is None else load(script)
         describe = _described(bundle, streams, chosen, seed)
         length_ms = round((chosen.window_s or describe.window_s) * 1000)
-        start_ms = wall_ms() - (0 if pace else windows * length_ms)
-        played = SimulatedFleet(describe, chosen, devices=devices, fleet=fleet, seed=seed, start_ms=start_ms)
+        now_ms = wall_ms()
+        played = SimulatedFleet(
+            describe,
+            chosen,
+            devices=devices,
+            fleet=fleet,
+            seed=seed,
+            start_ms=now_ms - (0 if pace else windows * length_ms),
+            # Of every play another one, or the next would be taken for repetitions of this one.
+            incarnation=now_ms,
+        )
         feed = Feed(
             MqttSettings(host=host, port=port),
             played,

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from driftpost_aggregator.simulation.fleet import INCARNATION, Message, SimulatedFleet
+from driftpost_aggregator.simulation.fleet import Message, SimulatedFleet
 from driftpost_sync.backoff import RandomFraction
 from driftpost_sync.clock import Clock
 from driftpost_sync.connection import Lost, Received, Subscribed, Will
@@ -160,7 +160,7 @@ class Feed:
         except MalformedMessage as error:
             log.warning("an answer to %s can not be read: %s", name, error)
             return
-        if not isinstance(ack, Ack) or ack.incarnation != INCARNATION:
+        if not isinstance(ack, Ack) or ack.incarnation != self._fleet.incarnation:
             return
         for first, last in ack.ranges:
             for seq in range(first, last + 1):

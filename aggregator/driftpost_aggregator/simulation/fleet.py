@@ -21,7 +21,8 @@ from driftpost_sync.messages import (
 )
 from driftpost_sync.topics import Identity
 
-INCARNATION = 1 << 32 | 7
+# Start of every device's agent, where the caller names none.
+_INCARNATION = 1 << 32 | 7
 # A device had been up this long when the play begins, ms.
 _UPTIME_MS = 3_600_000
 # A late window comes after this many others.
@@ -81,6 +82,8 @@ class SimulatedFleet:
         seed: of everything drawn.
         start_ms: Unix ms at which their first window begins.
         prefix: of their names.
+        incarnation: of all of them. What was counted of one is not counted again: whoever plays devices of
+            the same names once more gives a larger one.
 
     Raises:
         BundleRejected, ConfigurationError: bundle and script can not be played.
@@ -96,6 +99,7 @@ class SimulatedFleet:
         seed: int,
         start_ms: int,
         prefix: str = "sim",
+        incarnation: int = _INCARNATION,
     ) -> None:
         known = check(describe)
         self.describe = describe
@@ -106,6 +110,7 @@ class SimulatedFleet:
         self.window_ms = round((script.window_s or known.window_s) * 1000)
         self.start_ms = start_ms
         self.seed = seed
+        self.incarnation = incarnation
         self._generator = np.random.default_rng([seed, 1])
         self._fleet = fleet
         self._identities = [Identity(fleet, f"{prefix}-{index:07d}") for index in range(devices)]
@@ -145,7 +150,7 @@ class SimulatedFleet:
         """A device's retained state."""
         return Presence(
             online=True,
-            incarnation=INCARNATION,
+            incarnation=self.incarnation,
             agent_version="simulated",
             bundle=self.describe.bundle,
             schema_id=self.world.known.schema.id,
@@ -224,7 +229,7 @@ class SimulatedFleet:
         identity = self._identities[device]
         payload = Envelope(
             device=identity.device,
-            incarnation=INCARNATION,
+            incarnation=self.incarnation,
             mono=sent_ms - self.start_ms + _UPTIME_MS,
             wall=None if self._clockless[device] else sent_ms,
             historical=False,
