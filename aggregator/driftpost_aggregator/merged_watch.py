@@ -1,9 +1,9 @@
 """Watching merged windows: drift too small for any one device, seen by a cohort or the fleet together.
 
 Every closed bucket of every cohort (of one attribute, at least two devices; of a pair of them, at least
-eight) and of the fleet goes once through that scope's `MarginalDetector`. The fleet's false-alarm budget is
-shared by all these watchers. State is one row for each; a restart goes on where it was. The same pass tells
-which devices stand apart from the others (`census.py`).
+eight) and of the fleet goes once through that scope's `MarginalDetector`. Half of the fleet's false-alarm
+budget is shared by all these watchers of a bundle. State is one row for each; a restart goes on where it was.
+The same pass tells which devices stand apart from the others (`census.py`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ MAX_BUCKETS = 32
 # A bucket is closed when this long has passed since its end, beside the length of a window, ms: time on the
 # way.
 TRANSIT_MS = 5_000
+# Part of the fleet's false-alarm budget; the rest is for devices that stand apart and for labels.
+SHARE = 0.5
 # The budget is shared by at least this many watchers, a power of two.
 LEAST_WATCHERS = 64
 # A cohort of one says nothing that its device's own detectors do not say.
@@ -112,7 +114,7 @@ class MergedWatch:
 
     def __init__(self, known: KnownBundle, budget: Budget, bucket_s: int) -> None:
         self._known = known
-        self._budget = budget
+        self._budget = budget.share(SHARE)
         self._bucket_s = bucket_s
         self._held: dict[tuple[str, str], _Held] = {}
         self._yardstick = self._new_detector(LEAST_WATCHERS)

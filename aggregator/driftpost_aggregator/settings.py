@@ -38,7 +38,8 @@ TABLE = SettingsTable(
             "fleet.budget",
             str,
             "1 per fleet-month",
-            meaning="false alarms that the tests on merged windows of cohorts and fleet may raise",
+            meaning="false alarms that the tests on merged windows, silent devices and labels of one bundle "
+            "may raise",
         ),
         Setting(
             "database.url",
@@ -285,7 +286,7 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> Settings:
 
 
 def fleet_budget(settings: Settings) -> Budget:
-    """The false-alarm budget of the tests on merged windows.
+    """The false-alarm budget of the tests on what a bundle's devices send together.
 
     Raises:
         ConfigurationError: the words are no budget, or one for each device.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select, update
 
-from driftpost_aggregator import merged_watch
+from driftpost_aggregator import concept_watch, merged_watch, suspicion
 from driftpost_aggregator.batch import Incoming
 from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.merged_watch import MergedWatch, populations_of, standing_alarms
@@ -161,6 +161,10 @@ def test_of_a_fleet_larger_than_can_be_held_every_scope_has_its_part(
     with reading(engine) as connection:
         assert 4 <= populations_of(connection, [BUNDLE])[BUNDLE] <= 6
         assert connection.scalar(select(populations.c.bucket_ms)) == START + 13 * 10_000
+
+
+def test_all_that_spend_the_fleet_s_budget_spend_no_more_than_it() -> None:
+    assert merged_watch.SHARE + suspicion.SHARE + concept_watch.SHARE <= 1.0
 
 
 def test_pairs_of_attributes_are_watched_where_they_are_neither_of_the_two() -> None:
