@@ -95,6 +95,9 @@ STOP_DRAIN_S = 1.5
 STOP_LINK_S = 1.0
 STOP_CALLS_S = 0.5
 # What the aggregator sends becomes a file's name, so it must be an id: a SHA-256 in hex.
+# The outcome of an activation that a command asked for.
+ACTIVATED = "activated"
+
 _BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -574,6 +577,9 @@ class Daemon:
         before, self._serving = self._serving, Serving(bundle, guard)
         if before is not None:
             self._watch.begin()
+        if outcome == ACTIVATED:
+            # Before the record, on which the command waits, and before the old one is let go, which takes a while.
+            self._self_test_problem = self._bundle_problem = ""
         if self._uplink is not None:
             self._uplink.active(bundle.id, bundle.schema.id, f"{runtime.version} {runtime.provider}")
         log.info("serving", extra={"bundle": bundle.id[:12], "model": bundle.name, "version": bundle.version})
@@ -634,7 +640,7 @@ class Daemon:
             return
         try:
             bundle = self._activation.verify(self._activation.installed(pointer.active))
-            self._serve(bundle, "activated", self._loaded(bundle))
+            self._serve(bundle, ACTIVATED, self._loaded(bundle))
         except (ActivationFailed, ModelError, ConfigError) as error:
             log.error("%s", error)
             # Not tried again until somebody activates anew, also where the pointer can't be moved back.
@@ -645,7 +651,6 @@ class Daemon:
                 self._store.record_activation(pointer.active, "", "", "rolled back", str(error))
                 self._served_instead(serving.bundle, str(error))
         else:
-            self._self_test_problem = self._bundle_problem = ""
             for kind in (ROLLED_BACK, MODEL_FAULT):
                 self._findings.clear(kind, f"{bundle.name} {bundle.version} was activated")
 
