@@ -75,14 +75,16 @@ def largest_change(model: Model, window: Window) -> tuple[float, str]:
 
 
 def largest_changes(model: Model, packed: Sequence[bytes]) -> list[tuple[float, str]]:
-    """`largest_change` of many windows, all streams of a window at a time."""
-    yardstick = _Yardstick(model)
+    """`largest_change` of many windows, all of them at a time."""
     batch = WindowBatch(model.schema, packed, model.joint)
-    return [
-        # What the bundle's owner has described anew is measured by no old ruler.
-        (0.0, "") if at in batch.refused else yardstick.largest(batch.window(at))
-        for at in range(len(batch))
-    ]
+    # What the bundle's owner has described anew is measured by no old ruler.
+    found = [(0.0, "")] * len(batch)
+    good = [at for at in range(len(batch)) if at not in batch.refused]
+    if good:
+        changes = _Yardstick(model).largest([batch.window(at) for at in good])
+        for at, change in zip(good, changes, strict=True):
+            found[at] = change
+    return found
 
 
 class _Yardstick:
@@ -90,6 +92,7 @@ class _Yardstick:
 
     def __init__(self, model: Model) -> None:
         schema = model.schema
+        self._offsets = schema.offsets
         self._places = np.array(
             [i for i, stream in enumerate(schema.streams) if stream.tracked], dtype=np.intp
         )
@@ -113,25 +116,31 @@ class _Yardstick:
         # Without edges nobody knows a stream's scale: its windows have no mean.
         self._scaled = np.array([bool(stream.edges) for stream in streams])
 
-    def largest(self, window: Window) -> tuple[float, str]:
-        """As `largest_change`."""
-        n = np.maximum(window.finite()[self._places], 0).astype(np.float64)
+    def largest(self, windows: Sequence[Window]) -> list[tuple[float, str]]:
+        """As `largest_change`, of each."""
+        counts = np.stack([window.counts for window in windows])
+        finite = np.add.reduceat(counts, self._offsets[:-1], axis=1)[:, self._places]
+        sum1 = np.stack([window.sum1 for window in windows])[:, self._places]
+        n = np.maximum(finite, 0).astype(np.float64)
         rows = n / self._tau
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = self._center + self._scale * window.sum1[self._places] / n / FIXED_POINT
+            mean = self._center + self._scale * sum1 / n / FIXED_POINT
             shift = np.abs((mean - self._mean) / self._spread)
             size = np.where(self._numeric & self._scaled, shift - STANDARD_ERRORS / np.sqrt(rows), 0.0)
-        for at, index, then, bins in self._others:
-            if rows[at] < 1:
-                continue
-            counts = window.counts[window.layout[index] : window.layout[index + 1]]
-            now = np.maximum(counts / n[at], PSI_FLOOR)
-            psi = float(((now - then) * np.log(now / then)).sum())
-            noise = bins / rows[at] * (1 + STANDARD_ERRORS * math.sqrt(2.0 / bins))
-            size[at] = math.sqrt(max(0.0, psi - noise))
+            for at, index, then, bins in self._others:
+                there = counts[:, self._offsets[index] : self._offsets[index + 1]]
+                now = np.maximum(there / n[:, at, np.newaxis], PSI_FLOOR)
+                psi = ((now - then) * np.log(now / then)).sum(axis=1)
+                noise = bins / rows[:, at] * (1 + STANDARD_ERRORS * math.sqrt(2.0 / bins))
+                size[:, at] = np.sqrt(np.maximum(0.0, psi - noise))
         size = np.where(self._had & (rows >= 1) & np.isfinite(size), np.maximum(size, 0.0), 0.0)
-        best = int(size.argmax()) if len(size) else 0
-        return (float(size[best]), self._names[best]) if len(size) and size[best] > 0 else (0.0, "")
+        if not self._names:
+            return [(0.0, "")] * len(windows)
+        best = size.argmax(axis=1)
+        return [
+            (float(sizes[at]), self._names[at]) if sizes[at] > 0 else (0.0, "")
+            for sizes, at in zip(size, best, strict=True)
+        ]
 
 
 class Changes:
