@@ -2,7 +2,9 @@
 
 Messages carry a checksum each, so those that are whole are known to be. They keep their names, and count as
 sent, because the mark that says so may have been lost: they go again as they are, and the aggregator knows
-what it has. What an account says was recorded and is not found counts as quarantined: it lies in the file
+what it has. What SQLite can't reach, because the schema or an inner page is damaged, is read from the pages
+themselves, as far as the account has something missing: a page may hold what was deleted long ago. What an
+account says was recorded and is not found counts as quarantined: it lies in the file
 that was set aside.
 
 Detectors begin anew, because their states have no checksum of their own.
@@ -18,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driftpost_agent.store_file import checksum
+from driftpost_agent.page_reader import Pages, Value
+from driftpost_agent.store_file import PAGE_BYTES, checksum
 from driftpost_sync.outbox_row import OutboxRow, row_crc
 
 log = logging.getLogger(__name__)
@@ -72,8 +75,10 @@ def salvage(damaged: Path, new: sqlite3.Connection, *, mono: int) -> Salvaged:
         # Read-only: what was set aside stays as it is, down to its log.
         with closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as old:
             old.execute("pragma query_only = 1")
-            incarnations = _incarnations(old)
+            pages = Pages(damaged, PAGE_BYTES)
+            incarnations = _incarnations_in(pages, new) | _incarnations(old)
             messages = _take_messages(old, new, incarnations)
+            messages += _take_unreached(pages, new, incarnations)
             for table in _TABLES:
                 _copy(old, new, table)
     except sqlite3.DatabaseError as error:
@@ -161,6 +166,104 @@ def _spans(old: sqlite3.Connection, incarnations: dict[int, dict[str, object]]) 
     return [(first, count) for first, count in known if first > 0 and 0 < count <= _MOST_IDS] or [
         (1, 1 << 14)
     ]
+
+
+def _incarnations_in(pages: Pages, new: sqlite3.Connection) -> dict[int, dict[str, object]]:
+    """Accounts in the pages themselves: of each incarnation the one that has recorded most."""
+    names = _stored_columns(new, "incarnations")
+    found: dict[int, dict[str, object]] = {}
+    for row_id, values in pages.rows():
+        row: dict[str, object] = dict(zip(names, [row_id, *values[1:]], strict=False))
+        if len(values) == len(names) and values[0] is None and _is_account(row):
+            before = found.get(row_id)
+            if before is None or int(str(before["recorded_rows"])) <= int(str(row["recorded_rows"])):
+                found[row_id] = row
+    return found
+
+
+def _is_account(row: dict[str, object]) -> bool:
+    """Whether a row can be an account: it has no checksum of its own."""
+    numbers = [
+        row[name] for name in row if name.endswith(("_windows", "_rows")) or name in {"first_id", "last_seq"}
+    ]
+    if not isinstance(row["boot"], str) or not isinstance(row["started_mono"], int):
+        return False
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        return False
+    return all(
+        int(str(row[f"acked_{what}"])) + int(str(row[f"quarantined_{what}"]))
+        <= int(str(row[f"recorded_{what}"]))
+        for what in ("windows", "rows")
+    )
+
+
+def _take_unreached(pages: Pages, new: sqlite3.Connection, incarnations: dict[int, dict[str, object]]) -> int:
+    """Copy waiting messages that only the pages themselves show; returns how many."""
+    names = _stored_columns(new, "messages")
+    versions: dict[int, OutboxRow] = {}
+    acknowledged: set[int] = set()
+    for row_id, values in pages.rows():
+        if len(values) != len(names) or values[0] is not None:
+            continue
+        plain: dict[str, Value] = dict(zip(names, [row_id, *values[1:]], strict=True))
+        row = _message(plain)
+        if row is None:
+            continue
+        if plain["status"] != 0:
+            acknowledged.add(row.id)
+        # Of several versions the coarsest is the last.
+        elif row.id not in versions or row.windows >= versions[row.id].windows:
+            versions[row.id] = row
+    taken = 0
+    for row in sorted(versions.values(), key=lambda one: (-one.windows, -one.id)):
+        account = incarnations.get(row.incarnation)
+        if row.id in acknowledged or account is None or row.id - row.seq + 1 != account.get("first_id"):
+            continue
+        if all(
+            count <= _missing(new, account, row.incarnation, what)
+            for what, count in (("windows", row.windows), ("rows", row.rows))
+        ):
+            done = new.execute(
+                f"insert or ignore into messages ({_MESSAGE}, status, sent, coarse)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0)",
+                (
+                    row.id,
+                    row.incarnation,
+                    row.seq,
+                    row.kind,
+                    row.windows,
+                    row.rows,
+                    row.mono,
+                    row.wall,
+                    row.body,
+                    row_crc(row),
+                ),
+            )
+            taken += done.rowcount
+    return taken
+
+
+def _message(plain: dict[str, Value]) -> OutboxRow | None:
+    """A message whose checksum fits, or None."""
+    names = ("id", "incarnation", "seq", "kind", "windows", "rows", "mono", "wall", "body")
+    row = OutboxRow(*(plain[name] for name in names))  # type: ignore[arg-type]  # the checksum tells
+    if not isinstance(row.body, bytes) or not isinstance(plain["status"], int):
+        return None
+    return row if row_crc(row) == plain["crc"] else None
+
+
+def _missing(new: sqlite3.Connection, account: dict[str, object], incarnation: int, what: str) -> int:
+    """Windows or rows that an account has recorded and that are nowhere yet."""
+    (found,) = new.execute(
+        f"select coalesce(sum({what}), 0) from shares where incarnation = ? and status != 1", (incarnation,)
+    ).fetchone()
+    recorded, acked = (int(str(account.get(f"{name}_{what}", 0))) for name in ("recorded", "acked"))
+    return recorded - acked - int(found)
+
+
+def _stored_columns(db: sqlite3.Connection, table: str) -> list[str]:
+    """A table's columns as they lie in its rows; `table_info` leaves out what is computed."""
+    return [str(row[1]) for row in db.execute(f"pragma table_info({table})").fetchall()]
 
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> None:
