@@ -118,10 +118,12 @@ uninstall() {
       run systemctl disable --now "$service" || say "the service could not be stopped"
     fi
   fi
-  for path in "$unit" "$sysusers"; do
+  for path in "$unit" "$unit.new" "$sysusers" "$sysusers.new"; do
     [ ! -e "$root$path" ] || { say "remove $path"; run rm -f "$root$path"; }
   done
-  [ ! -d "$root$prefix" ] || { say "remove $prefix"; run rm -rf "$root$prefix"; }
+  for path in "$prefix" "$prefix.old" "$prefix.new"; do
+    [ ! -d "$root$path" ] || { say "remove $path"; run rm -rf "$root$path"; }
+  done
   if live && command -v systemctl >/dev/null; then
     run systemctl daemon-reload || true
   fi
@@ -156,40 +158,42 @@ make_environment() {
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "$python is older than 3.10: $("$python" -V); give another with --python"
   # A new environment is made beside the old one and takes its place when it is whole: an upgrade that fails, or a
-  # power cut in it, leaves the agent that ran. Its scripts name the final place, so it is made under that name.
-  old=$root$prefix.old
-  if [ -d "$old" ] && [ ! -x "$root$prefix/bin/driftpost" ]; then
+  # power cut in it, leaves the agent that ran.
+  old=$root$prefix.old new=$root$prefix.new
+  if [ -d "$old" ] && [ ! -d "$root$prefix" ]; then
     say "an upgrade before this one was cut off; its predecessor is put back"
-    run rm -rf "$root$prefix"
     run mv "$old" "$root$prefix"
   fi
-  run rm -rf "$old"
+  run rm -rf "$old" "$new"
   if [ -d "$root$prefix" ]; then
-    run cp -a "$root$prefix" "$old"
+    run cp -a "$root$prefix" "$new"
   fi
   say "environment in $prefix: $package"
   if ! install_environment; then
-    if [ -d "$old" ]; then
-      run rm -rf "$root$prefix"
-      run mv "$old" "$root$prefix"
-      fail "the package could not be installed; the environment before is in its place again"
-    fi
-    run rm -rf "$root$prefix"
+    run rm -rf "$new"
+    [ ! -d "$root$prefix" ] || fail "the package could not be installed; the environment before is as it was"
     fail "the package could not be installed"
   fi
+  # Its content reaches the disk before its name does.
+  run sync
+  if [ -d "$root$prefix" ]; then
+    run mv "$root$prefix" "$old"
+  fi
+  run mv "$new" "$root$prefix"
   run rm -rf "$old"
 }
 
 install_environment() {
-  [ -x "$root$prefix/bin/python" ] || run "$python" -m venv "$root$prefix" || return 1
-  set -- "$root$prefix/bin/python" -m pip --disable-pip-version-check install --quiet --upgrade
+  [ -x "$new/bin/python" ] || run "$python" -m venv "$new" || return 1
+  set -- "$new/bin/python" -m pip --disable-pip-version-check install --quiet --upgrade
   [ -z "$constraint" ] || set -- "$@" --constraint "$constraint"
   run "$@" "$package" || return 1
   [ $dry = no ] || return 0
   # It must start before it takes over: a wheel for another processor shows here.
-  "$root$prefix/bin/python" -m driftpost agent settings >/dev/null || return 1
-  # The scripts' first line names the place they were made in, which is / for whoever boots the image.
-  [ -z "$root" ] || find "$root$prefix/bin" -type f -exec sed -i "1s|^#!$root$prefix|#!$prefix|" {} +
+  "$new/bin/python" -m driftpost agent settings >/dev/null || return 1
+  # Scripts name the place they were made in: in their first line, or behind it where that would be too long.
+  made=$(printf '%s\n' "$new" | sed 's/[][\\.*^$|]/\\&/g')
+  find "$new/bin" -type f -exec grep -qIF -e "$new" {} \; -exec sed -i "s|$made|$prefix|g" {} +
 }
 
 make_configuration() {

@@ -118,8 +118,8 @@ def test_an_upgrade_that_fails_leaves_the_agent_that_ran(installed, files: Path)
     broken.write_bytes(b"no wheel")
     changed = [broken if str(option).endswith(".whl") else option for option in options]
     said = run(*changed, status=1)
-    assert "the environment before is in its place again" in said
-    assert not (root / "opt/driftpost.old").exists()
+    assert "the environment before is as it was" in said
+    assert [path.name for path in (root / "opt").iterdir()] == ["driftpost"]
     check = subprocess.run(
         [root / "opt/driftpost/bin/python", "-m", "driftpost", "--version"],
         env={"PYTHONPATH": sysconfig.get_paths()["purelib"]},
@@ -129,13 +129,41 @@ def test_an_upgrade_that_fails_leaves_the_agent_that_ran(installed, files: Path)
     assert b"driftpost" in check.stdout
 
 
-def test_an_upgrade_that_was_cut_off_is_taken_up_from_the_environment_before(installed) -> None:
+def test_an_upgrade_that_is_cut_off_leaves_the_agent_that_ran_and_is_made_good_by_the_next(
+    installed, files: Path, tmp_path: Path
+) -> None:
     root, options = installed
+    cut = tmp_path / "cut.sh"
+    shutil.copytree(SCRIPT.parent / "systemd", tmp_path / "systemd")
+    # The power goes when the new package is half there.
+    lines = SCRIPT.read_text().replace('run "$@" "$package" || return 1', 'rm -r "$new"/lib; kill -9 $$')
+    assert lines != SCRIPT.read_text()
+    cut.write_text(lines)
+    run(*options, script=cut, status=-9)
+    program = root / "opt/driftpost/bin/driftpost"
+    library = sorted(path for path in (root / "opt/driftpost/lib").rglob("driftpost_agent/*.py"))
+    assert program.exists()
+    assert library
+    run("--root", root, "--package", files / "missing.whl", "--python", sys.executable, status=1)
+    assert sorted((root / "opt/driftpost/lib").rglob("driftpost_agent/*.py")) == library
+    # Between the two renames there is none.
     (root / "opt/driftpost").rename(root / "opt/driftpost.old")
-    (root / "opt/driftpost").mkdir()
     said = run(*options)
     assert "its predecessor is put back" in said
-    assert (root / "opt/driftpost/bin/driftpost").exists()
+    assert program.exists()
+    assert [path.name for path in (root / "opt").iterdir()] == ["driftpost"]
+
+
+def test_a_root_with_a_long_and_odd_name_is_named_by_no_script(
+    tmp_path: Path, distribution, files: Path
+) -> None:
+    root = tmp_path / "an image [1.0] & more" / ("x" * 120)
+    root.mkdir(parents=True)
+    run("--root", root, "--package", distribution.wheel, "--python", sys.executable)
+    for path in (root / "opt/driftpost/bin").iterdir():
+        if path.is_file() and not path.is_symlink():
+            assert str(root).encode() not in path.read_bytes(), path.name
+    assert "/opt/driftpost/bin/python" in (root / "opt/driftpost/bin/driftpost").read_text()
 
 
 def test_a_dry_run_tells_everything_and_does_nothing(tmp_path: Path, files: Path) -> None:
@@ -154,9 +182,11 @@ def test_it_uninstalls_cleanly_and_keeps_data_unless_told_otherwise(tmp_path: Pa
     source, _ = installed
     root = tmp_path / "board"
     shutil.copytree(source, root, symlinks=True)
+    (root / "opt/driftpost.new").mkdir()
+    (root / "opt/driftpost.old").mkdir()
     said = run("--root", root, "--uninstall")
     assert "are kept" in said
-    assert not (root / "opt/driftpost").exists()
+    assert list((root / "opt").iterdir()) == []
     assert {name.split("/")[0] for name in tree(root)} == {"etc", "var"}
     assert (root / "etc/driftpost/agent.toml").exists()
     run("--root", root, "--uninstall", "--purge")
