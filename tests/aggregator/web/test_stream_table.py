@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from sqlalchemy import Engine, select, update
 from busy_fleet import BUNDLE, ROWS
 from driftpost_aggregator.store import tables
 from driftpost_aggregator.store.database import reading, writing
-from driftpost_aggregator.web.effects import Changes, largest_change
+from driftpost_aggregator.web import effects
+from driftpost_aggregator.web.effects import Changes, largest_change, largest_changes
 from driftpost_aggregator.web.incident_data import incident_window, rollup_of
 from driftpost_aggregator.web.models import Model, Models
 from driftpost_aggregator.web.queries import series
@@ -125,15 +127,13 @@ def test_contributions_are_said_by_what_says_most(engine: Engine, model: Model) 
 def test_a_closed_bucket_is_measured_once_and_a_growing_one_again(
     engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from driftpost_aggregator.web import effects
+    measured: list[bytes] = []
 
-    measured: list[int] = []
+    def counting(its: Model, packed: Sequence[bytes]) -> list[tuple[float, str]]:
+        measured.extend(packed)
+        return largest_changes(its, packed)
 
-    def counting(_model: Model, window: Window) -> tuple[float, str]:
-        measured.append(window.rows)
-        return largest_change(_model, window)
-
-    monkeypatch.setattr(effects, "largest_change", counting)
+    monkeypatch.setattr(effects, "largest_changes", counting)
     changes = Changes()
 
     def look() -> list[effects.Change]:
