@@ -20,13 +20,17 @@ class AnswerLog(StoreConnection):
             return found.fetchone() is not None
 
     def record_answer(self, answer: AnswerBody) -> None:
-        """Queue an answer and remember its request, both or none; the second answer to one is left out."""
+        """Queue an answer and remember its request, both or none; the second answer to one is left out.
+
+        What came too late is not remembered: the same may be asked again, with time.
+        """
         with self.transaction() as db:
-            inserted = db.execute(
-                "insert or ignore into answered_requests (request) values (?)", (answer.request,)
-            )
-            if not inserted.rowcount:
-                return
+            if answer.outcome != "expired":
+                inserted = db.execute(
+                    "insert or ignore into answered_requests (request) values (?)", (answer.request,)
+                )
+                if not inserted.rowcount:
+                    return
             self.outbox.put(
                 "answer", answer.to_bytes(), mono=self._clock.mono_ms(), wall=self._clock.wall_ms()
             )

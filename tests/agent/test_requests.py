@@ -137,6 +137,25 @@ def test_what_comes_too_late_or_makes_no_sense_is_answered_so(
         assert words in answer.text
 
 
+def test_what_came_too_late_is_carried_out_when_it_is_asked_again_with_time(
+    labelled: Bundle, tmp_path: Path
+) -> None:
+    clock = ManualClock(5000, WALL)
+    with Store.open(tmp_path / "s.db", clock=clock) as store, guard_of(labelled, clock, store) as guard:
+        requests = asking(store, clock, guard)
+        requests.take(given("lb-1", ("a", 1), expires=WALL - 1))
+        requests.take(given("lb-1", ("a", 1), expires=WALL + 60_000))
+        requests.take(given("lb-1", ("a", 1), expires=WALL - 1))
+        clock.advance(1000)
+        guard.tick()
+        assert [one.outcome for one in answers(store)] == ["expired", "expired", "done"]
+        requests.take(given("lb-1", ("a", 1), expires=WALL - 1))
+        requests.take(given("lb-1", ("a", 1), expires=WALL + 60_000))
+        clock.advance(1000)
+        guard.tick()
+        assert [one.outcome for one in answers(store)] == ["expired", "expired", "done"]
+
+
 def test_a_model_without_labels_refuses_them(clock: ManualClock, tmp_path: Path) -> None:
     with Store.open(tmp_path / "s.db", clock=clock) as store:
         asking(store, clock, None).take(given("lb-1", ("a", 1)))

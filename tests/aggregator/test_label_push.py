@@ -17,7 +17,7 @@ from driftpost_aggregator.ingest import Ingest
 from driftpost_aggregator.labels import cli, reading
 from driftpost_aggregator.labels.client import Client
 from driftpost_aggregator.labels.forwarding import FIRST_WAIT_MS, KEEP_MS, forward_due
-from driftpost_aggregator.labels.queue import UNKNOWN_DEVICE, push_labels
+from driftpost_aggregator.labels.queue import TOO_LARGE, UNKNOWN_DEVICE, push_labels
 from driftpost_aggregator.labels.reading import CSV, JSON, LINES, Given, Refused, read_labels
 from driftpost_aggregator.store import database as db
 from driftpost_aggregator.store import tables
@@ -126,6 +126,8 @@ def test_a_time_is_read_as_people_write_it(text: str, at_ms: int) -> None:
         ({"device": "m1", "time": "yesterday", "label": 1}, "time is neither"),
         ({"device": "m1", "time": float("inf"), "label": 1}, "time is neither"),
         ({"device": "m1", "time": -5, "label": 1}, "time is neither"),
+        ({"device": "m1", "time": 10**400, "label": 1}, "time is neither"),
+        ({"device": "m1", "time": "1926-11-23T12:00:00Z", "label": 1}, "time is neither"),
         ("m1", "is no object"),
     ],
 )
@@ -252,6 +254,58 @@ def test_what_expired_may_be_pushed_again(engine: Engine, fleet: list[PaperDevic
     again = push(engine, csv("m1,a,1"), now_ms=NOW + 3 * HOUR, name="lp-2")
     assert (again.queued, again.already) == (1, 0)
     assert batches(engine)[0].state == "waiting"
+
+
+def test_what_a_device_called_expired_is_not_expired_once_it_was_pushed_again(
+    engine: Engine, ingest: Ingest, fleet: list[PaperDevice]
+) -> None:
+    push(engine, csv("m1,a,1"), now_ms=NOW - 9 * HOUR, expire_s=3600)
+    name = batches(engine)[0].batch
+    answer(ingest, fleet[0], AnswerBody(name, "expired"))
+    assert batches(engine)[0].state == "expired"
+    push(engine, csv("m1,a,1"), name="lp-2", expire_s=3600)
+    answer(ingest, fleet[0], AnswerBody(name, "expired"))
+    assert batches(engine)[0].state == "waiting"
+    answer(ingest, fleet[0], AnswerBody(name, "done", {"counted": 1}))
+    assert batches(engine)[0].state == "done"
+
+
+def test_labels_that_fit_no_message_are_refused_and_the_others_go(
+    engine: Engine, fleet: list[PaperDevice]
+) -> None:
+    large = {"device": "m1", "inference": "a", "label": ["a class with a name"] * 4_096}
+    numbers = {"device": "m1", "inference": "b", "label": [7] * 4_096}
+    pushed = push_labels(
+        engine,
+        read_labels(json.dumps({"labels": [large, numbers]}).encode(), JSON),
+        push="lp-1",
+        actor="anna",
+        now_ms=NOW,
+        expire_s=WEEK_S,
+    )
+    assert pushed.queued == 1
+    assert pushed.lines == [(1, TOO_LARGE)]
+    link = Link()
+    forward_due(engine, link.answer, NOW)
+    ((_, request),) = link.sent
+    assert len(request.to_bytes()) <= 48 * 1024
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "ftp://x/", "http:///", "http://x:99999", "http://x:0", "http://" + "\u00e9" * 70]
+)
+def test_what_is_no_address_of_a_dashboard_is_told(url: str) -> None:
+    with pytest.raises(PushFailed, match="is no address"):
+        Client(url, None)
+
+
+def test_an_answer_that_is_no_aggregator_s_is_told() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(404, json=["not", "found"]))
+    with (
+        Client("http://127.0.0.1", None, transport=transport) as client,
+        pytest.raises(PushFailed, match="no aggregator"),
+    ):
+        client.outcome("lp-1")
 
 
 def test_a_full_link_leaves_the_rest_for_later(engine: Engine, fleet: list[PaperDevice]) -> None:

@@ -51,10 +51,15 @@ class Client:
     """
 
     def __init__(self, url: str, token: str | None, *, transport: httpx.BaseTransport | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+            httpx.URL(url)
+        except (ValueError, httpx.InvalidURL):
+            host = None
+        if not host:
             raise PushFailed(f"{url!r} is no address of a dashboard, as https://driftpost.example.com")
-        if token is not None and parts.scheme == "http" and not is_loopback(parts.hostname):
+        if token is not None and parts.scheme == "http" and not is_loopback(host):
             raise PushFailed("the token would travel unencrypted; use https, or a tunnel to this machine")
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._client = httpx.Client(
@@ -108,10 +113,11 @@ class Client:
             raise PushFailed(f"the aggregator can not be reached: {type(error).__name__}: {error}") from error
         except ValueError as error:
             raise PushFailed(f"that is no aggregator (HTTP {answer.status_code})") from error
+        if not isinstance(plain, dict):
+            raise PushFailed(f"that is no aggregator (HTTP {answer.status_code})")
         if not answer.is_success:
             title, remedy = plain.get("title", ""), plain.get("remedy", "")
             raise PushFailed(f"the aggregator says {answer.status_code}: {title}; {remedy}")
-        assert isinstance(plain, dict)
         return plain
 
 

@@ -128,11 +128,14 @@ def settle(connection: Connection, device: str, answer: AnswerBody, now_ms: int)
     """
     column = label_batches.c
     row = connection.execute(
-        select(column.device, column.state).where(column.batch == answer.request)
+        select(column.device, column.state, column.expires_ms).where(column.batch == answer.request)
     ).first()
     if row is None or row.device != device:
         raise MessageRejected("an answer to a request that was not made to it")
     if row.state not in ("waiting", "expired"):
+        return
+    if answer.outcome == "expired" and row.state == "waiting" and now_ms < row.expires_ms:
+        # It was pushed again meanwhile, and this is about the time before; or that device's clock is wrong.
         return
     if sum(answer.counts.values()) > MAX_GIVEN * MAX_LABEL_ROWS:
         raise MessageRejected("an answer that counts more labels than it was given")

@@ -17,13 +17,14 @@ from driftpost_aggregator.labels.reading import Given, Refused, counted
 from driftpost_aggregator.store import locks
 from driftpost_aggregator.store.database import writing
 from driftpost_aggregator.store.tables import devices, label_batches, label_pushes
-from driftpost_sync.messages.given_labels import MAX_GIVEN, GivenLabel, GivenLabels
+from driftpost_sync.messages.given_labels import MAX_GIVEN, MAX_LABEL_CHARS, GivenLabel, GivenLabels
 from driftpost_sync.messages.limits import MAX_BODY_BYTES
 
 # Bytes of a part, so that its request fits a message.
 _MAX_PART_BYTES = MAX_BODY_BYTES - 512
 _NAMES_PER_QUERY = 1_000
 UNKNOWN_DEVICE = "no such device is known"
+TOO_LARGE = "its labels are larger than a message; name the classes by number, or label a smaller batch"
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,12 @@ def push_labels(
             known |= set(connection.execute(query).scalars())
         by_device: dict[str, list[GivenLabel]] = {}
         for one in given:
-            if one.device in known:
-                by_device.setdefault(one.device, []).append(one.label)
-            else:
+            if one.device not in known:
                 refused.append(Refused(one.line, UNKNOWN_DEVICE))
+            elif _too_large(one.label):
+                refused.append(Refused(one.line, TOO_LARGE))
+            else:
+                by_device.setdefault(one.device, []).append(one.label)
         queued = already = 0
         for device, labels in sorted(by_device.items()):
             for part, body in _parts(labels):
@@ -158,13 +161,19 @@ def batch_id(device: str, body: bytes) -> str:
     return "lb-" + hashlib.sha256(device.encode("ascii") + b"\n" + body).hexdigest()[:32]
 
 
+def _too_large(label: GivenLabel) -> bool:
+    """Whether one inference's labels fit no message: names of many rows may not."""
+    if len(label.labels) * (MAX_LABEL_CHARS * 4 + 5) < _MAX_PART_BYTES // 2:
+        return False
+    return len(GivenLabels((label,)).to_bytes()) > _MAX_PART_BYTES
+
+
 def _parts(labels: Sequence[GivenLabel]) -> Iterator[tuple[Sequence[GivenLabel], bytes]]:
     """Labels in parts that fit a message, with their bytes."""
     begin = 0
     while begin < len(labels):
         end = min(begin + MAX_GIVEN, len(labels))
         body = GivenLabels(tuple(labels[begin:end])).to_bytes()
-        # A label of a batch of 4,096 named rows may be larger than a message by itself: it can not be sent.
         while len(body) > _MAX_PART_BYTES and end - begin > 1:
             end = begin + (end - begin) // 2
             body = GivenLabels(tuple(labels[begin:end])).to_bytes()

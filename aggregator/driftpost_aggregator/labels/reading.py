@@ -187,26 +187,37 @@ def _label(value: object) -> Label:
 
 def _moment(value: object) -> int:
     """Unix ms of a time: ISO 8601 with an offset (or UTC), Unix seconds, or Unix milliseconds."""
-    number: float | None = None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-    elif isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        if number is None:
-            try:
-                # Python 3.10 does not know "Z".
-                moment = datetime.fromisoformat(value.replace("Z", "+00:00").replace("z", "+00:00"))
-            except ValueError as error:
-                raise ValueError("time is neither ISO 8601 nor Unix time") from error
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=timezone.utc)
-            return round(moment.timestamp() * 1000)
-    if number is None or not 0 <= number <= MAX_TIME_MS:
+    at_ms: float | None = None
+    if isinstance(value, str):
+        at_ms = _written(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        at_ms = _counted_from_1970(value)
+    # What no message carries would be refused by the device, and its whole part with it.
+    if at_ms is None or not 0 <= at_ms <= MAX_TIME_MS:
         raise ValueError("time is neither ISO 8601 nor Unix time")
-    return round(number if number > _MAX_SECONDS else number * 1000)
+    return round(at_ms)
+
+
+def _written(text: str) -> float | None:
+    try:
+        return _counted_from_1970(float(text))
+    except ValueError:
+        pass
+    try:
+        # Python 3.10 does not know "Z".
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00").replace("z", "+00:00"))
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp() * 1000
+
+
+def _counted_from_1970(number: float) -> float | None:
+    # Compared before anything is computed: JSON knows whole numbers that no float holds.
+    if not 0 <= number <= MAX_TIME_MS:
+        return None
+    return number if number > _MAX_SECONDS else number * 1000
 
 
 def counted(reasons: Iterable[str]) -> dict[str, int]:
