@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -20,6 +22,7 @@ from standardwebhooks import Webhook
 from starlette.testclient import TestClient
 
 from aggregator.test_retrain import NOW, ask, open_incident
+from driftpost_aggregator.delivery.command import deliver as deliver_command
 from driftpost_aggregator.delivery.due import deliver_due
 from driftpost_aggregator.delivery.payloads import payload
 from driftpost_aggregator.delivery.targets import Target, targets
@@ -104,6 +107,44 @@ def test_a_command_that_hangs_is_killed(engine: Engine, tmp_path: Path) -> None:
     )
     row = delivered(engine, slow)
     assert "was killed" in row.last_error
+
+
+def test_what_a_hanging_command_started_is_killed_with_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "alive"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        # The child holds the pipe open for as long as it lives.
+        script = f"sleep 60 > {pipe} & echo x > {pipe}; wait"
+        answer = deliver_command(
+            Target("run", kind="command", command=("/bin/sh", "-c", script), timeout_s=0.5), "rr-1", b"{}"
+        )
+        assert "was killed" in answer.error
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                read = os.read(reader, 100)
+            except BlockingIOError:
+                read = None
+            if read == b"":
+                break
+            assert time.monotonic() < deadline, "its child lives on"
+            time.sleep(0.01)
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("script", ["exec 0<&-; exit 0", "sleep 5 >&2 & exit 0"])
+def test_a_command_that_reads_nothing_or_leaves_something_running_has_succeeded(script: str) -> None:
+    target = Target("run", kind="command", command=("/bin/sh", "-c", script), timeout_s=3.0)
+    assert deliver_command(target, "rr-1", b"{}" * 9_000).status == 200
+
+
+def test_of_a_command_that_says_much_the_end_is_kept(engine: Engine, tmp_path: Path) -> None:
+    script = "import sys; sys.stderr.write('x' * 3_000_000 + ' no space'); sys.exit(1)"
+    row = delivered(engine, command(tmp_path, script))
+    assert row.last_error.endswith("no space")
+    assert len(row.last_error) < 250
 
 
 def test_a_program_that_is_not_there_is_told(engine: Engine) -> None:

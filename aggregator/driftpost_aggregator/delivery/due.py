@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from driftpost_aggregator import audit
 from driftpost_aggregator.delivery import command, file_drop, topic, webhook
-from driftpost_aggregator.delivery.schedule import Answer, judge, next_attempt
+from driftpost_aggregator.delivery.schedule import Answer, judge, lease, next_attempt
 from driftpost_aggregator.delivery.targets import Target
 from driftpost_aggregator.delivery.topic import Post
 from driftpost_aggregator.incidents import AGGREGATOR
@@ -96,7 +96,9 @@ def _claim(
                 .values(
                     attempts=row.attempts + 1,
                     last_attempt_ms=now_ms,
-                    next_attempt_ms=next_attempt(row.attempts + 1, now_ms, None, jitter.random()),
+                    next_attempt_ms=lease(
+                        row.attempts + 1, now_ms, targets[row.target].timeout_s, jitter.random()
+                    ),
                 )
             )
             if taken.rowcount:
@@ -118,7 +120,7 @@ async def _attempt_all(claimed: Sequence[_Claimed], now_ms: int, post: Post | No
 
 async def _attempt(one: _Claimed, now_ms: int, post: Post | None) -> Answer:
     if one.target.kind == "command":
-        return await command.deliver(one.target, one.request, one.body)
+        return await anyio.to_thread.run_sync(command.deliver, one.target, one.request, one.body)
     if one.target.kind == "file":
         assert one.target.folder is not None, "checked with the settings"
         return await anyio.to_thread.run_sync(file_drop.deliver, one.target.folder, one.request, one.body)
@@ -138,36 +140,45 @@ def _note(engine: Engine, one: _Claimed, answer: Answer, now_ms: int, jitter: ra
         values["delivered_ms"] = now_ms
     elif verdict.state == "pending":
         values["next_attempt_ms"] = next_attempt(one.attempts, now_ms, answer.retry_after_s, jitter.random())
+    # What another worker has delivered meanwhile stays delivered, and its attempts are its own.
+    mine = (
+        deliveries.c.state != "delivered"
+        if verdict.state == "delivered"
+        else (deliveries.c.state == "pending") & (deliveries.c.attempts == one.attempts)
+    )
     with writing(engine) as connection:
         connection.execute(
             update(deliveries)
-            .where(deliveries.c.request == one.request, deliveries.c.target == one.target.name)
+            .where(deliveries.c.request == one.request, deliveries.c.target == one.target.name, mine)
             .values(**values)
         )
-        if verdict.disable:
-            upsert(
-                connection,
-                disabled_targets,
-                [
-                    {
-                        "target": one.target.name,
-                        "url": one.target.place,
-                        "disabled_ms": now_ms,
-                        "reason": answer.error[:500],
-                    }
-                ],
-            )
-            connection.execute(
-                update(deliveries)
-                .where(deliveries.c.target == one.target.name, deliveries.c.state == "pending")
-                .values(state="failed", last_error="the target answered 410 Gone")
-            )
-            audit.append(
-                connection,
-                at_ms=now_ms,
-                actor=AGGREGATOR,
-                action="target disabled",
-                subject=one.target.name,
-                words=f"{one.target.place} answered 410 Gone",
-            )
         settle_delivery(connection, one.request, now_ms)
+        if verdict.disable:
+            _disable(connection, one.target, answer.error[:500], now_ms)
+
+
+def _disable(connection: Connection, target: Target, reason: str, now_ms: int) -> None:
+    """Leave a target alone: what waits for it has failed, and so has a request that has no other."""
+    row: dict[str, object] = {
+        "target": target.name,
+        "url": target.place,
+        "disabled_ms": now_ms,
+        "reason": reason,
+    }
+    upsert(connection, disabled_targets, [row])
+    waiting = (deliveries.c.target == target.name) & (deliveries.c.state == "pending")
+    requests = connection.execute(select(deliveries.c.request).where(waiting).order_by(deliveries.c.request))
+    names = list(requests.scalars())
+    connection.execute(
+        update(deliveries).where(waiting).values(state="failed", last_error="the target answered 410 Gone")
+    )
+    for name in names:
+        settle_delivery(connection, name, now_ms)
+    audit.append(
+        connection,
+        at_ms=now_ms,
+        actor=AGGREGATOR,
+        action="target disabled",
+        subject=target.name,
+        words=f"{target.place} answered 410 Gone",
+    )

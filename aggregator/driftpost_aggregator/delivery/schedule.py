@@ -11,6 +11,8 @@ from typing import Literal
 SCHEDULE_S = (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 # Each wait is stretched by up to this share, at random, so that requests do not come back in step.
 JITTER = 0.2
+# Beside an attempt's own timeout: what starting it and noting its outcome may take, ms.
+_LEASE_SLACK_MS = 10_000
 # A receiver may ask for more patience, but not for ever, seconds.
 MAX_RETRY_AFTER_S = 86_400.0
 
@@ -74,6 +76,21 @@ def next_attempt(attempts: int, now_ms: int, retry_after_s: float | None, jitter
     return now_ms + int(wait * 1000)
 
 
+def lease(attempts: int, now_ms: int, timeout_s: float, jitter: float) -> int:
+    """When an attempt that is about to begin is due again if nobody notes its outcome, Unix ms. Pure.
+
+    Not before it can have ended: another worker would make the same attempt beside it.
+
+    Args:
+        attempts: attempts made, this one included.
+        now_ms: Unix ms.
+        timeout_s: that the attempt may take.
+        jitter: 0 to 1, drawn at random.
+    """
+    over_ms = now_ms + round(timeout_s * 1000) + _LEASE_SLACK_MS
+    return max(next_attempt(attempts, now_ms, None, jitter), over_ms)
+
+
 def retry_after(value: str | None, now_ms: int) -> float | None:
     """A Retry-After header in seconds from now; None if absent or unreadable (RFC 9110, 10.2.3)."""
     if not value:
@@ -83,7 +100,7 @@ def retry_after(value: str | None, now_ms: int) -> float | None:
         return float(text)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,7 +30,7 @@ def read_secrets(path: Path) -> tuple[str, ...]:
     for secret in secrets:
         try:
             raw = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
+        except ValueError:
             raw = b""
         if not secret.startswith("whsec_") or not MIN_SECRET_BYTES <= len(raw) <= MAX_SECRET_BYTES:
             raise ConfigurationError(

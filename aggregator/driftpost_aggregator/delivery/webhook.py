@@ -108,6 +108,9 @@ async def post(
         return Answer(None, f"no answer within {timeout_s:g} s")
     except TargetRefused as error:
         return Answer(None, f"its address {error.problem}")
+    except UnicodeEncodeError:
+        # Its own words would show the letter, of what may be a secret.
+        return Answer(None, "its address or its token holds a letter that HTTP can not carry")
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return Answer(None, _scrubbed(text, url, hidden))
