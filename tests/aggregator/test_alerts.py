@@ -11,8 +11,9 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email import message_from_bytes
@@ -24,7 +25,7 @@ import pytest
 import tomli
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from standardwebhooks import Webhook
 from starlette.testclient import TestClient
 
@@ -36,7 +37,7 @@ from driftpost_aggregator.alerts.channels import Channel, channels
 from driftpost_aggregator.alerts.posting import slack_body
 from driftpost_aggregator.alerts.quiet import QuietHours
 from driftpost_aggregator.alerts.telling import Telling, tell
-from driftpost_aggregator.delivery.schedule import SCHEDULE_S
+from driftpost_aggregator.delivery.schedule import SCHEDULE_S, Answer
 from driftpost_aggregator.errors import ConfigurationError
 from driftpost_aggregator.settings import TABLE
 from driftpost_aggregator.store import tables
@@ -221,6 +222,44 @@ def test_at_night_only_what_is_urgent_rings_and_the_rest_comes_in_the_morning(
     assert len(receiver.bodies) == 2
 
 
+def test_at_night_what_is_urgent_neither_waits_behind_the_rest_nor_brings_it_along(
+    engine: Engine, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling_module, "_MAX_LOOKED_AT", 3)
+    told = telling(slack(tmp_path, receiver, quiet=QuietHours.parse("14:00-16:00", UTC)))
+    started(engine, told)
+    for number in range(5):
+        opened(engine, f"inc-{number}")
+    opened(engine, "inc-5", NOW + 1, scope="fleet", scope_key="", title="everywhere: inputs drifted")
+    tell(engine, told, NOW + 10)
+    tell(engine, told, NOW + 20)
+    (rang,) = texts(receiver)
+    assert rang.startswith("[driftpost meters] opened: everywhere: inputs drifted\n")
+    assert rang.count("opened: ") == 2
+    for later in range(2):
+        tell(engine, told, NOW + 2 * HOUR + later)
+    assert sum(text.count("camera=B: inputs drifted\n") for text in texts(receiver)[1:]) >= 5
+
+
+def test_what_another_worker_sent_stays_sent(
+    engine: Engine, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = telling(slack(tmp_path, receiver))
+    started(engine, told)
+    opened(engine)
+
+    async def overtaken(*_: object) -> Answer:
+        with writing(engine) as connection:
+            connection.execute(update(tables.alert_messages).values(state="sent", attempts=2))
+        return Answer(None, "too late")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(telling_module, "_send", overtaken)
+        tell(engine, told, NOW + 10)
+    with reading(engine) as connection:
+        assert connection.execute(select(tables.alert_messages.c.state)).scalar_one() == "sent"
+
+
 @pytest.mark.parametrize(
     ("text", "zone", "now", "over"),
     [
@@ -323,7 +362,9 @@ def test_a_crash_while_sending_repeats_the_message_under_its_id(
         patched.setattr(telling_module, "_note", die)
         with pytest.raises(RuntimeError, match="killed"):
             tell(engine, told, NOW + 10)
-    tell(engine, told, NOW + 10_000)
+    # Nobody else sends it while this may still be under way: its timeout is 20 s.
+    assert tell(engine, told, NOW + 10 + 29_999) == {}
+    tell(engine, told, NOW + 10 + 30_000)
     ids = [headers["webhook-id"] for headers in receiver.headers]
     assert ids == ["al-1", "al-1"]
 
@@ -513,6 +554,80 @@ def test_a_wrong_password_is_told_without_being_shown(
     assert "wrong-but-secret" not in said + caplog.text
 
 
+def test_a_mail_server_that_drips_costs_the_timeout_and_no_more(engine: Engine, tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            for _ in range(100):
+                if over.wait(0.05):
+                    break
+                connection.sendall(b"2")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), name="drip")
+        thread.start()
+        way = mail(
+            tmp_path, server.getsockname()[1], None, host="127.0.0.1", security="none", username="",
+            timeout_s=0.4,
+        )  # fmt: skip
+        begun = time.monotonic()
+        try:
+            said = sent(engine, way)
+        finally:
+            over.set()
+            thread.join()
+    assert said == "no end within 0.4 s"
+    assert time.monotonic() - begun < 3
+
+
+def test_a_recipient_that_is_refused_alone_is_told(engine: Engine, tmp_path: Path) -> None:
+    class Choosy(Mailbox):
+        async def handle_RCPT(self, server, session, envelope, address, options) -> str:  # noqa: N802  # aiosmtpd's name
+            if address.startswith("ben"):
+                return "550 no such mailbox"
+            envelope.rcpt_tos.append(address)
+            return "250 OK"
+
+    box = Choosy()
+    with mail_server(box, None, login=False) as port:
+        assert sent(engine, mail(tmp_path, port, None, security="none", username="")) == ""
+    assert [recipients for recipients, _ in box.mails] == [["anna@example.com"]]
+    with reading(engine) as connection:
+        row = connection.execute(
+            select(tables.alert_messages.c.state, tables.alert_messages.c.last_error)
+        ).one()
+    assert row.state == "sent"
+    assert "refuses ben@example.com" in row.last_error
+
+
+def test_mail_that_was_taken_is_not_sent_again_for_want_of_a_goodbye(engine: Engine, tmp_path: Path) -> None:
+    class Rude(Mailbox):
+        async def handle_QUIT(self, server, session, envelope) -> str:  # noqa: N802  # aiosmtpd's name
+            return "451 not now"
+
+    box = Rude()
+    with mail_server(box, None, login=False) as port:
+        way = mail(tmp_path, port, None, security="none", username="")
+        assert sent(engine, way) == ""
+        tell(engine, telling(way), NOW + 60_000)
+    assert len(box.mails) == 1
+
+
+def test_a_password_that_mail_can_not_carry_is_not_shown(
+    engine: Engine, tmp_path: Path, certificate: tuple[Pair, Pair]
+) -> None:
+    authority, server = certificate
+    with mail_server(Mailbox(), server) as port:
+        way = mail(tmp_path, port, authority.certificate)
+        (tmp_path / "password").write_text("p\u00e4ss", encoding="utf-8")
+        said = sent(engine, way)
+    assert "holds a letter" in said
+    assert "\u00e4" not in said
+    assert "xe4" not in said
+
+
 def test_a_password_file_that_is_gone_is_told(engine: Engine, tmp_path: Path) -> None:
     way = mail(tmp_path, 1, None, password_file=tmp_path / "gone")
     assert "can not be read" in sent(engine, way)
@@ -553,6 +668,8 @@ def test_channels_are_read_from_the_settings() -> None:
         (EMAIL + 'username = "anna"\nsecurity = "none"\n', "unencrypted"),
         (EMAIL.replace("anna@example.com", "anna"), "no address"),
         (EMAIL.replace("anna@example.com", "a@b\\nBcc: c@d"), "no address"),
+        (EMAIL.replace("anna@example.com", "anna@"), "no address"),
+        (EMAIL.replace("anna@example.com", "anna@[example.com"), "no address"),
         ('[[alerts.channels]]\nname = "c"\nkind = "slack"\n', "url_file"),
         ('[[alerts.channels]]\nname = "c"\nkind = "webhook"\nurl = "https://a"\n', "secret_file"),
         ('[[alerts.channels]]\nname = "c"\nkind = "email"\n', "host"),

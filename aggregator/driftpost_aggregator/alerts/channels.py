@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -17,6 +18,8 @@ SCOPES = ("device", "group", "cohort", "fleet")
 CHANGES = ("opened", "widened", "reopened", "resolved", "retrain", "escalated")
 _DEFAULT_CHANGES = ("opened", "widened", "reopened", "resolved", "escalated")
 MAX_CHANNELS = 32
+# An address of a mailbox, without what would need quotes in a header.
+_ADDRESS = re.compile(r"""[^\s@<>()\[\],;:"\\]+@[\w-]+(\.[\w-]+)*""")
 # Secrets for signing stand in a file of their own, as with targets.
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
@@ -196,7 +199,7 @@ def _missing(channel: Channel) -> str:
     if not (channel.host and channel.sender and channel.recipients):
         return "it needs host, sender and recipients"
     for address in (channel.sender, *channel.recipients):
-        if not address.isprintable() or address.count("@") != 1 or " " in address or "," in address:
+        if not address.isprintable() or _ADDRESS.fullmatch(address) is None:
             return f"{address!r} is no address"
     if channel.username and channel.security == "none":
         return "a password must not travel unencrypted; set security to starttls or tls"

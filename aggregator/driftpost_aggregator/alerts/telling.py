@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, select, update
 
 from driftpost_aggregator.alerts import mail, posting
 from driftpost_aggregator.alerts.change import Change, subject, words
 from driftpost_aggregator.alerts.channels import Channel
-from driftpost_aggregator.delivery.schedule import Answer, judge, next_attempt
+from driftpost_aggregator.delivery.schedule import Answer, judge, lease, next_attempt
 from driftpost_aggregator.store import locks
 from driftpost_aggregator.store.database import reading, upsert, writing
 from driftpost_aggregator.store.tables import (
@@ -122,7 +122,7 @@ class _Found:
 
 
 def _untold(connection: Connection, channel: Channel, since_ms: int) -> list[_Found]:
-    """Changes that this channel was not told of, oldest first."""
+    """Changes that this channel was not told of, urgent ones and then the others, each oldest first."""
     event, incident = incident_events.c, incidents.c
     told = and_(alerts.c.channel == channel.name, alerts.c.event == event.id)
     query = (
@@ -143,7 +143,8 @@ def _untold(connection: Connection, channel: Channel, since_ms: int) -> list[_Fo
         .join_from(incident_events, incidents, event.incident == incident.incident)
         .join(alerts, told, isouter=True)
         .where(event.at_ms >= since_ms, alerts.c.event.is_(None))
-        .order_by(event.id)
+        # However much waits for the morning, what is urgent is among what is looked at.
+        .order_by(case((incident.scope.in_(channel.urgent_scopes), 0), else_=1), event.id)
         .limit(_MAX_LOOKED_AT)
     )
     found = []
@@ -167,10 +168,9 @@ def _worth(channel: Channel, change: Change, severity: float) -> bool:
 
 
 def _ready(news: Sequence[_Found], channel: Channel, group_s: float, now_ms: int) -> list[Change]:
-    """What goes out now: everything, once the oldest has waited for its neighbours and nobody sleeps."""
-    urgent = any(one.change.scope in channel.urgent_scopes for one in news)
-    if channel.quiet is not None and channel.quiet.over_at(now_ms) is not None and not urgent:
-        return []
+    """What goes out now, once the oldest has waited for its neighbours: all, or in quiet hours the urgent."""
+    if channel.quiet is not None and channel.quiet.over_at(now_ms) is not None:
+        news = [one for one in news if one.change.scope in channel.urgent_scopes]
     if not news or now_ms - min(one.change.at_ms for one in news) < group_s * 1000:
         return []
     return [one.change for one in news]
@@ -207,7 +207,8 @@ def _claim(engine: Engine, telling: Telling, now_ms: int) -> list[_Due]:
         ).all()
     claimed = []
     for row in rows:
-        again = next_attempt(row.attempts + 1, now_ms, None, telling.jitter.random())
+        timeout_s = channels[row.channel].timeout_s
+        again = lease(row.attempts + 1, now_ms, timeout_s, telling.jitter.random())
         with writing(engine) as connection:
             taken = connection.execute(
                 update(alert_messages)
@@ -261,8 +262,14 @@ def _note(engine: Engine, one: _Due, answer: Answer, telling: Telling, now_ms: i
         again = next_attempt(one.attempts, now_ms, answer.retry_after_s, telling.jitter.random())
         values["next_attempt_ms"] = again
     with writing(engine) as connection:
+        # What another worker has sent meanwhile stays sent, and its attempts are its own.
+        mine = (
+            alert_messages.c.state != "sent"
+            if state == "delivered"
+            else (alert_messages.c.state == "pending") & (alert_messages.c.attempts == one.attempts)
+        )
         connection.execute(
-            update(alert_messages).where(alert_messages.c.message == one.message).values(**values)
+            update(alert_messages).where(alert_messages.c.message == one.message, mine).values(**values)
         )
         channel = update(alert_channels).where(alert_channels.c.channel == one.channel.name)
         if state == "delivered":
