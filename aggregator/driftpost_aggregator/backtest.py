@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from driftpost_aggregator.policy_history import candidate_at
 from driftpost_aggregator.retrain_policy import (
@@ -111,9 +111,8 @@ def recorded(connection: Connection, since_ms: int) -> list[tuple[int, Candidate
         select(policy_snapshots).where(column.at_ms >= since_ms).order_by(column.id).limit(MAX_SNAPSHOTS)
     ).all()
     before: dict[str, tuple[int, Candidate]] = {}
-    for row in connection.execute(
-        select(policy_snapshots).where(column.at_ms < since_ms).order_by(column.id).limit(MAX_SNAPSHOTS)
-    ):
+    newest = select(func.max(column.id)).where(column.at_ms < since_ms).group_by(column.incident)
+    for row in connection.execute(select(policy_snapshots).where(column.id.in_(newest))):
         before[row.incident] = (since_ms, candidate_at(row))
     standing = [one for one in before.values() if one[1].state not in ("resolved", "absorbed")]
     return sorted([*standing, *((row.at_ms, candidate_at(row)) for row in rows)], key=lambda one: one[0])

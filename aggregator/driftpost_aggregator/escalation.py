@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, RowMapping, select, update
+from sqlalchemy import Connection, Engine, RowMapping, func, select, update
 
 from driftpost_aggregator import incidents
 from driftpost_aggregator.store.database import reading, writing
@@ -61,7 +61,11 @@ def _due(connection: Connection, answer_s: float, finish_s: float, now_ms: int) 
         .where(column.escalated_ms.is_(None))
         .where(
             column.state.in_(_HOPELESS)
-            | (column.state.in_(_UNANSWERED) & (column.created_ms <= now_ms - int(answer_s * 1000)))
+            | (
+                column.state.in_(_UNANSWERED)
+                # Who got it late has as much time as anybody.
+                & (func.coalesce(column.delivered_ms, column.created_ms) <= now_ms - int(answer_s * 1000))
+            )
             | (column.state.in_(_UNDER_WAY) & (column.updated_ms <= now_ms - int(finish_s * 1000)))
         )
         .order_by(column.priority.desc(), column.request)
@@ -78,7 +82,8 @@ def _words(row: RowMapping, now_ms: int) -> str:
         return f"the pipeline could not carry out request {request}" + (
             f": {row['detail']}" if row["detail"] else ""
         )
-    hours = (now_ms - (row["created_ms"] if state in _UNANSWERED else row["updated_ms"])) / 3_600_000
+    since_ms = (row["delivered_ms"] or row["created_ms"]) if state in _UNANSWERED else row["updated_ms"]
+    hours = (now_ms - since_ms) / 3_600_000
     if state == "created":
         return f"request {request} was delivered to nobody within {hours:.1f} hours"
     if state == "delivered":

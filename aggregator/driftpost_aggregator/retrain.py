@@ -301,7 +301,8 @@ def settle_delivery(connection: Connection, request: str, now_ms: int) -> None:
             retrain_requests.c.state.in_(("created", "undeliverable")),
             retrain_requests.c.state != values["state"],
         )
-        .values(**values, updated_ms=now_ms)
+        # Each state is escalated by itself.
+        .values(**values, updated_ms=now_ms, escalated_ms=None)
     )
     if changed.rowcount:
         audit.append(

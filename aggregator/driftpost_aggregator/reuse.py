@@ -174,7 +174,11 @@ def drifted_window(connection: Connection, incident: RowMapping, known: KnownBun
     )
     merged: Window | None = None
     for packed in connection.execute(query).scalars():
-        window = Window.from_bytes(packed)
+        try:
+            window = Window.from_bytes(packed)
+        except SketchError:
+            # A damaged row must not keep every incident from asking.
+            continue
         if window.schema_id == known.schema.id:
             merged = joined(merged, window)
     return merged

@@ -12,8 +12,8 @@ from aggregator.test_retrain import CANDIDATE, DAY, NOW, ask, open_incident
 from driftpost_aggregator import incidents as life
 from driftpost_aggregator.backtest import backtest, per_week, recorded, replay
 from driftpost_aggregator.escalation import escalate_overdue
-from driftpost_aggregator.policy_history import Losses
-from driftpost_aggregator.retrain import report
+from driftpost_aggregator.policy_history import Losses, write_down
+from driftpost_aggregator.retrain import report, settle_delivery
 from driftpost_aggregator.retrain_policy import Candidate, priority_of, refusal
 from driftpost_aggregator.settings import RetrainPolicy
 from driftpost_aggregator.store import tables
@@ -154,6 +154,20 @@ def test_a_backtest_of_a_short_time_begins_with_what_stood_then(engine: Engine) 
     assert (one.at_ms, one.why) == (NOW + 29 * DAY, "")
 
 
+def test_a_backtest_begins_with_what_stood_then_however_much_was_recorded_before(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driftpost_aggregator.backtest.MAX_SNAPSHOTS", 2)
+    with writing(engine) as connection:
+        for hours in range(5):
+            write_down(connection, [at(hours, affected=hours)[1]], NOW + hours * HOUR)
+        write_down(connection, [at(5, state="resolved")[1]], NOW + 5 * HOUR)
+    with reading(engine) as connection:
+        assert recorded(connection, NOW + DAY) == []
+        ((_, one),) = recorded(connection, NOW + 4 * HOUR + 1)[:1]
+    assert (one.affected, one.state) == (4, "open")
+
+
 def escalated(engine: Engine, now_ms: int) -> list[str]:
     return escalate_overdue(engine, answer_s=86_400, finish_s=7 * 86_400, now_ms=now_ms)
 
@@ -185,6 +199,19 @@ def test_what_is_taken_up_has_time_and_failure_has_none(engine: Engine) -> None:
     report(engine, "rr-1", "failed", detail="out of memory", actor="ci", now_ms=NOW + 8 * DAY)
     assert escalated(engine, NOW + 8 * DAY) == ["rr-1"]
     assert "out of memory" in last_event(engine)[1]
+
+
+def test_each_state_in_which_nothing_comes_is_escalated_by_itself(engine: Engine) -> None:
+    open_incident(engine)
+    ask(engine, targets=("pipeline",))
+    assert escalated(engine, NOW + DAY) == ["rr-1"]
+    with writing(engine) as connection:
+        connection.execute(update(tables.deliveries).values(state="delivered"))
+        settle_delivery(connection, "rr-1", NOW + DAY + HOUR)
+    assert escalated(engine, NOW + 2 * DAY) == []
+    assert escalated(engine, NOW + 2 * DAY + HOUR) == ["rr-1"]
+    assert "no pipeline has taken up request rr-1 within 24.0 hours" in last_event(engine)[1]
+    assert escalated(engine, NOW + 9 * DAY) == []
 
 
 def test_what_is_done_is_never_escalated(engine: Engine) -> None:

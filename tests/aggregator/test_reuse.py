@@ -159,6 +159,18 @@ def test_too_little_data_proposes_nothing(engine: Engine, own: PaperBundle, nigh
     assert data["known_bundles"] == []
 
 
+def test_a_damaged_row_does_not_keep_an_incident_from_asking(
+    engine: Engine, own: PaperBundle, night: PaperBundle
+) -> None:
+    drifting_fleet(engine, own, [night.describe])
+    with writing(engine) as connection:
+        damaged = update(tables.rollups).where(tables.rollups.c.scope_key == "m0")
+        assert connection.execute(damaged.values(window=b"damaged")).rowcount
+    ask(engine)
+    with reading(engine) as connection:
+        assert connection.execute(select(tables.retrain_requests.c.reuse)).scalar_one()["bundle"] == "a" * 64
+
+
 def test_devices_that_have_cleared_are_not_asked(
     engine: Engine, own: PaperBundle, night: PaperBundle
 ) -> None:
