@@ -16,6 +16,7 @@ from driftpost_aggregator.comparison import Comparison
 from driftpost_aggregator.coverage import coverage_of
 from driftpost_aggregator.hidden_drift import device_windows, rest_of, sample
 from driftpost_aggregator.registry import KnownBundle
+from driftpost_sketches.drift.describe import SHARE
 
 # Devices merged on each side of the counterfactual: more would tell the same at more cost.
 MAX_SIDE = 400
@@ -76,6 +77,8 @@ def rest_words(rest: Mapping[str, object]) -> str:
     devices = int(str(rest["devices"]))
     outside, inside = float(str(rest["outside"])), float(str(rest["inside"]))
     what = f"{rest['stream']} is {outside:+.2f} sd from its reference there, {inside:+.2f} sd inside"
+    if rest.get("unit") == SHARE:
+        what = f"the share of {rest['stream']} that changed most by {outside:+.0%} there, {inside:+.0%} inside"
     others = f"the other {devices:,} devices" if devices != 1 else "the other device"
     verb = "drift too" if devices != 1 else "drifts too"
     if rest["drifts"]:
@@ -91,4 +94,5 @@ def _plain(rest: Rest) -> dict[str, object]:
         "stream": rest.stream,
         "inside": round(rest.inside, 4),
         "outside": round(rest.outside, 4),
+        "unit": rest.unit,
     }

@@ -187,6 +187,7 @@ class Rest:
         drifts: whether these, merged so that no few of them can bend it, show the same change clearly.
         stream: that was looked at: the cause's first.
         inside, outside: its change inside and outside, reference sd (or difference of shares).
+        unit: the stream's, "share" where these are differences of shares.
     """
 
     devices: int
@@ -194,6 +195,7 @@ class Rest:
     stream: str
     inside: float
     outside: float
+    unit: str = ""
 
 
 @dataclass(frozen=True)

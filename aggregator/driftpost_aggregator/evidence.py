@@ -165,9 +165,7 @@ def surroundings(
         attributes,
         measured,
         inputs=frozenset().union(*(one.inputs for one in known.values())) if known else None,
-        units={
-            stream.name: stream.unit for one in known.values() for stream in one.schema.streams if stream.unit
-        },
+        units={name: unit for one in known.values() for name, unit in one.units.items()},
         last_window_ms={row.device: row.last_window_ms for row in present if row.last_window_ms is not None},
         apart={name: one.log_e for name, one in devices_apart(connection, sorted(bundles)).items()},
         compared=frozenset(

@@ -225,10 +225,9 @@ def _cause(
     for alarm in chosen.alarms:
         if alarm.kind != KIND and alarm.stream in changes:
             weights[alarm.stream] = weights.get(alarm.stream, 0.0) + max(alarm.log_e, 0.0)
-    units = {stream.name: stream.unit for stream in known.schema.streams}
     sum_of_weights = sum(weights.values()) or 1.0
     streams = tuple(
-        _stream_evidence(stream, weight / sum_of_weights, changes[stream], units[stream])
+        _stream_evidence(stream, weight / sum_of_weights, changes[stream], known.units[stream])
         for stream, weight in sorted(weights.items(), key=lambda item: (-item[1], item[0]))
     )
     strongest = max(chosen.alarms, key=lambda alarm: alarm.log_e)
@@ -265,7 +264,7 @@ def rest_of(
 ) -> Rest | None:
     """What devices outside a cause show of it; None where there is nothing to compare."""
     changed, left = compared.changes(inside), compared.changes(outside)
-    lead = next((part.stream for part in streams if part.stream in left), None)
+    lead, unit = next(((part.stream, part.unit) for part in streams if part.stream in left), (None, ""))
     if lead is None:
         return None
     sent = len(outside & compared.devices)
@@ -275,7 +274,7 @@ def rest_of(
     else:
         before = changed[lead]
     drifts = left[lead].clear and left[lead].goes_with(before)
-    return Rest(sent, drifts, lead, before.shift, left[lead].shift)
+    return Rest(sent, drifts, lead, before.shift, left[lead].shift, unit)
 
 
 def _stream_evidence(stream: str, share: float, change: Change, unit: str) -> StreamEvidence:

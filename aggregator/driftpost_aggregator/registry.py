@@ -20,11 +20,12 @@ from driftpost_aggregator.errors import BundleRejected
 from driftpost_aggregator.store.database import upsert
 from driftpost_aggregator.store.tables import bundles
 from driftpost_sketches.drift.budget import Budget
+from driftpost_sketches.drift.describe import SHARE
 from driftpost_sketches.drift.joint.plan import JointPlan
 from driftpost_sketches.errors import SketchError
 from driftpost_sketches.labels.class_mix import ClassMix
 from driftpost_sketches.labels.record import PerformanceRecord
-from driftpost_sketches.schema import Role, Schema
+from driftpost_sketches.schema import Role, Schema, StreamKind
 from driftpost_sketches.window import Window
 from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.messages import DescribeBody
@@ -76,6 +77,14 @@ class KnownBundle:
             return None
         names = [self.schema.streams[i].name for i in self.schema.tracked_streams]
         return self.performance.class_mix(self.schema, np.array([self.tau[name] for name in names]))
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Unit of each stream's changes: its own, or a share of rows for categories."""
+        return {
+            stream.name: stream.unit if stream.kind is StreamKind.NUMERIC else SHARE
+            for stream in self.schema.streams
+        }
 
     @cached_property
     def inputs(self) -> frozenset[str]:

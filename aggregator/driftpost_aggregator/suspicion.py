@@ -97,7 +97,7 @@ def _streams(chosen: Sequence[Apart], around: Surroundings, known: KnownBundle) 
     for one in chosen:
         for stream, share in one.streams:
             shares[stream] = shares.get(stream, 0.0) + share / len(chosen)
-    units = {stream.name: stream.unit for stream in known.schema.streams}
+    units = known.units
     result = []
     for stream, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
         seen = sorted(

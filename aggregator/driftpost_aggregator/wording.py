@@ -6,6 +6,7 @@ import math
 from datetime import datetime, timezone
 
 from driftpost_aggregator.causes import Cause, Kind, StreamEvidence
+from driftpost_sketches.drift.describe import SHARE
 
 # Streams named in a sentence; the page lists them all.
 _NAMED = 2
@@ -60,8 +61,11 @@ def stream_words(part: StreamEvidence, detail: str) -> str:
         return f"{what.replace('_', ' ')}{where}{size}"
     if detail in ("stuck", "frozen", "missing", "dead", "wrong_scale"):
         return f"{part.stream} {_DETAIL_WORDS[detail]}"
-    if detail in ("new_category", "category_share"):
-        return f"{part.stream} {_DETAIL_WORDS[detail]} ({_signed(part.effect, '+.0%')} of rows)"
+    # A numeric stream's finding may lend its unit, the share of rows that repeat or stand at a limit.
+    by_share = part.unit == SHARE and detail not in ("saturated", "quantized", "noisy")
+    if detail in ("new_category", "category_share") or by_share:
+        words = _DETAIL_WORDS["new_category" if detail == "new_category" else "category_share"]
+        return f"{part.stream} {words} ({_signed(part.effect, '+.0%')} of rows)"
     ratio = max(part.spread, 1e-9)
     if abs(part.effect) >= max(_VISIBLE, abs(math.log(ratio))):
         side = "higher" if part.effect > 0 else "lower"

@@ -26,6 +26,18 @@ ONSET = 1_000_000
             "Without it there is still drift: the other device drifts too "
             "(x is +0.90 sd from its reference there, +1.00 sd inside).",
         ),
+        (
+            {
+                "devices": 3,
+                "drifts": False,
+                "stream": "class",
+                "inside": 0.27,
+                "outside": 0.0,
+                "unit": "share",
+            },
+            "Without it there is no drift: the other 3 devices show none, merged "
+            "(the share of class that changed most by +0% there, +27% inside).",
+        ),
     ],
 )
 def test_the_counterfactual_is_a_sentence(rest: dict[str, object], words: str) -> None:

@@ -181,6 +181,16 @@ def part(effect: float = -3.24, spread: float = 1.0, unit: str = "level") -> Str
         (part(), "missing", "brightness is missing"),
         (part(effect=0.123), "new_category", "brightness has categories never seen before (+12% of rows)"),
         (
+            part(effect=0.29, unit="share"),
+            "label_shift",
+            "brightness has other shares of its categories (+29% of rows)",
+        ),
+        (
+            part(effect=-0.4, unit="share"),
+            "quantized",
+            "brightness 0.4 sd lower (\N{MINUS SIGN}4 share), moves in coarser steps than before",
+        ),
+        (
             part(),
             "saturated",
             "brightness 3.2 sd lower (\N{MINUS SIGN}32.4 level), is piled up at an end of its range",

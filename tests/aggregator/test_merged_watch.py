@@ -163,6 +163,10 @@ def test_of_a_fleet_larger_than_can_be_held_every_scope_has_its_part(
         assert connection.scalar(select(populations.c.bucket_ms)) == START + 13 * 10_000
 
 
+def test_changes_of_categories_are_told_as_shares_of_rows(known: KnownBundle) -> None:
+    assert (known.units["brightness"], known.units["class"]) == ("level", "share")
+
+
 def test_all_that_spend_the_fleet_s_budget_spend_no_more_than_it() -> None:
     assert merged_watch.SHARE + suspicion.SHARE + concept_watch.SHARE <= 1.0
 
