@@ -170,8 +170,12 @@ def windows_as_arrays(
                     arrays[name][written, index] = value
             written += 1
             progress(1)
-        for array in arrays.values():
+        for name, array in arrays.items():
             array.flush()
+            if written < total:
+                # The agent beside us has removed some since they were counted.
+                np.save(Path(folder) / f"{name}.cut.npy", array[:written], allow_pickle=False)
+                (Path(folder) / f"{name}.cut.npy").replace(Path(folder) / f"{name}.npy")
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
             for name in arrays:
                 archive.write(Path(folder) / f"{name}.npy", f"{name}.npy")

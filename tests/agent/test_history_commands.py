@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +20,8 @@ from agent.clocks import ManualClock
 from agent.daemons import toml
 from driftpost import Guard
 from driftpost_agent.cli import agent
-from driftpost_agent.export import STREAM_FIELDS
-from driftpost_agent.local_history import LocalHistory
+from driftpost_agent.export import STREAM_FIELDS, windows_as_arrays
+from driftpost_agent.local_history import LocalHistory, StoredWindow
 from driftpost_agent.sparkline import BLOCKS, GAP, sparkline
 from driftpost_agent.store import Store
 from driftpost_models.bundle import Bundle
@@ -56,6 +59,29 @@ def run(*arguments: object) -> str:
     outcome = CliRunner().invoke(agent, [str(argument) for argument in arguments])
     assert outcome.exit_code == 0, outcome.output
     return outcome.stdout
+
+
+@pytest.mark.parametrize("kept", [WINDOWS - 3, 0])
+def test_windows_that_are_removed_during_an_export_leave_no_empty_rows(
+    device: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    everything = LocalHistory.windows
+
+    def fewer(history: LocalHistory, *args: Any, **options: Any) -> Iterator[StoredWindow]:
+        return itertools.islice(everything(history, *args, **options), kept)
+
+    with (
+        LocalHistory(device.parent / "state" / "agent.db") as history,
+        (device.parent / "short.npz").open("wb") as out,
+    ):
+        bundle = Bundle.open(next((device.parent / "state" / "bundles").iterdir()), None)
+        total = history.count_windows(bundle.id)
+        monkeypatch.setattr(LocalHistory, "windows", fewer)
+        monkeypatch.setattr(LocalHistory, "count_windows", lambda *_: total)
+        assert windows_as_arrays(history, bundle.id, bundle.schema, out, lambda _: None) == kept
+    with np.load(device.parent / "short.npz") as arrays:
+        assert len(arrays["seq"]) == len(arrays["mean"]) == len(arrays["counts"]) == kept
+        assert (arrays["rows"] > 0).all()
 
 
 def test_every_stream_has_a_line_with_its_course_and_its_change(device: Path) -> None:
