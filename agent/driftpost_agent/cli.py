@@ -20,8 +20,10 @@ from driftpost_agent.history_commands import export, windows
 from driftpost_agent.settings import TABLE, starter_file
 from driftpost_models.file_argument import FileArgument
 from driftpost_sync.clock import SystemClock
+from driftpost_sync.errors import MalformedMessage
 from driftpost_sync.settings import Settings
 from driftpost_sync.systemd import Notifier
+from driftpost_sync.topics import check_name
 
 # Seconds that `agent activate` waits for the running daemon to serve the new bundle: two starts of a model.
 ACTIVATION_WAIT_S = 60.0
@@ -190,6 +192,11 @@ def settings() -> None:
 @click.option("--broker", default="127.0.0.1", show_default=True, help="Host of the MQTT broker.")
 def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker: str) -> None:
     """Write a commented agent.toml to start from."""
+    if device is not None:
+        try:
+            check_name(device, "--id")
+        except MalformedMessage as error:
+            raise click.ClickException(str(error)) from error
     text = starter_file(device=device, bundle=bundle, key=key, broker=broker)
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -199,6 +206,10 @@ def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker:
     except OSError as error:
         raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
     click.echo(f"Wrote {path}. Next: driftpost agent run --config {path}")
+    # Settings are often written before the files are there; a mistyped name should still be seen now.
+    for option, file in (("--bundle", bundle), ("--key", key)):
+        if file is not None and not (path.parent / file).exists():
+            click.echo(f"{option} {file}: there is no such file beside {path.name} yet", err=True)
 
 
 def _status(settings: Settings) -> dict[str, Any]:

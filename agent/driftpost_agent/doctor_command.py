@@ -53,7 +53,8 @@ def doctor(context: click.Context, config: Path, as_json: bool, no_model: bool, 
         plain = {"ok": not bad, "checks": [diagnosis.to_plain() for diagnosis in found]}
         click.echo(json.dumps(plain, indent=2))
     else:
-        click.echo(f"{wrong} failed, {doubtful} warnings" if wrong or doubtful else "all is well")
+        warnings = "1 warning" if doubtful == 1 else f"{doubtful} warnings"
+        click.echo(f"{wrong} failed, {warnings}" if wrong or doubtful else "all is well")
     context.exit(1 if bad else 0)
 
 

@@ -33,6 +33,23 @@ def test_init_writes_a_file_that_loads_and_never_overwrites_one(tmp_path: Path) 
     assert "left as it is" in second.output
 
 
+def test_init_refuses_a_name_that_no_topic_can_carry(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    outcome = CliRunner().invoke(agent, ["init", str(path), "--id", "cam 7"])
+    assert outcome.exit_code == 1
+    assert "--id: 'cam 7' is no valid name" in outcome.output
+    assert not path.exists()
+
+
+def test_init_says_which_of_its_files_are_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "m.bundle").touch()
+    arguments = ["init", str(tmp_path / "agent.toml"), "--id", "cam-7"]
+    outcome = CliRunner().invoke(agent, [*arguments, "--bundle", "m.bundle", "--key", "team.pub"])
+    assert outcome.exit_code == 0
+    assert "--key team.pub: there is no such file" in outcome.output
+    assert "--bundle" not in outcome.output
+
+
 def test_every_command_has_help() -> None:
     for name in ([], ["run"], ["status"], ["activate"], ["settings"], ["init"]):
         outcome = CliRunner().invoke(agent, [*name, "--help"])
