@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, event, func, select, text
 
 from driftpost_aggregator import retention as retention_module
 from driftpost_aggregator.batch import Incoming
@@ -319,6 +319,30 @@ def test_one_window_that_waits_does_not_keep_the_others_of_its_day(
     old = tables.windows.c.received_ms < START + 3 * DAY_MS
     with reading(unparted) as connection:
         assert connection.execute(select(tables.windows.c.device).where(old)).scalars().all() == ["stranger"]
+
+
+def test_rollups_that_are_kept_longer_are_not_looked_at_to_forget_shorter_ones(
+    tmp_path: Path, bundle: PaperBundle
+) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'r.db'}")
+    migrate(engine)
+    play = Play(engine, bundle)
+    play.day(0)
+    play.now_ms = START + 6 * DAY_MS
+    sent: list[tuple[str, object]] = []
+
+    def note(_c: object, _k: object, statement: str, parameters: object, _x: object, _many: bool) -> None:
+        if statement.startswith("DELETE FROM rollups"):
+            sent.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    play.coarsen()
+    assert len(sent) > 3
+    with reading(engine) as connection:
+        for statement, parameters in sent:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            assert any("(bucket_s=? AND bucket_start_ms<?)" in row[-1] for row in plan), plan
+    engine.dispose()
 
 
 def test_only_lengths_that_divide_an_hour_become_hours() -> None:

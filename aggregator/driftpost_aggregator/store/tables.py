@@ -159,8 +159,9 @@ rollups = Table(
     ),  # device scope only: the cohorts in which this bucket was counted
     Column("window", LargeBinary, nullable=False),  # Window.to_bytes()
 )
-# The triage loop asks what changed; the key above serves every page (one scope, one bundle, by time).
-Index("ix_rollups_bucket_start_ms", rollups.c.bucket_start_ms, rollups.c.scope)
+# Triage asks for a bucket of all devices, retention for the oldest of one length; the key above serves every
+# page (one scope, one bundle, by time).
+Index("ix_rollups_bucket_s_bucket_start_ms", rollups.c.bucket_s, rollups.c.bucket_start_ms, rollups.c.scope)
 
 # How far rollups of each length are made and kept; see retention.py.
 horizons = Table(
