@@ -578,7 +578,7 @@ class Daemon:
         if before is not None:
             self._watch.begin()
         if outcome == ACTIVATED:
-            # Before the record, on which the command waits, and before the old one is let go, which takes a while.
+            # Before the record, on which the command waits, and before the old one is drained.
             self._self_test_problem = self._bundle_problem = ""
         if self._uplink is not None:
             self._uplink.active(bundle.id, bundle.schema.id, f"{runtime.version} {runtime.provider}")
