@@ -69,7 +69,9 @@ def database(config: Path, *, migrated: bool = True) -> Iterator[tuple[Settings,
         engine = open_engine(database_url(settings))
         try:
             if migrated and schema_version(engine) is None:
-                raise click.ClickException("the database is empty; run `driftpost aggregator migrate` first")
+                raise click.ClickException(
+                    "the database is empty; `driftpost aggregator run` or `... migrate` makes its tables"
+                )
             yield settings, engine
         finally:
             engine.dispose()

@@ -73,7 +73,7 @@ class UnknownIncident(AggregatorError):
     """There is no such incident."""
 
     def __init__(self, incident: str) -> None:
-        super().__init__(f"no incident {incident!r}; list them with `driftpost aggregator status`")
+        super().__init__(f"no incident {incident!r}; list them with `driftpost incidents list --state all`")
         self.incident = incident
 
 
@@ -93,8 +93,9 @@ class NotPossible(AggregatorError):
         wanted: The change that was asked for.
     """
 
-    def __init__(self, subject: str, state: str, wanted: str) -> None:
-        super().__init__(f"{subject} is {state} and can not become {wanted}")
+    def __init__(self, subject: str, state: str, wanted: str, problem: str = "") -> None:
+        already = f"is {state} already" if state == wanted else f"is {state} and can not become {wanted}"
+        super().__init__(f"{subject} {problem or already}")
         self.subject = subject
         self.state = state
         self.wanted = wanted

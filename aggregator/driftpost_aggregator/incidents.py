@@ -105,7 +105,12 @@ def mute(engine: Engine, incident: str, *, until_ms: int, actor: str, now_ms: in
         if row["state"] not in ACTIVE:
             raise NotPossible(f"incident {incident}", row["state"], "muted")
         if until_ms <= now_ms:
-            raise NotPossible(f"incident {incident}", row["state"], "muted until a moment that has passed")
+            raise NotPossible(
+                f"incident {incident}",
+                row["state"],
+                "muted",
+                "can be muted only until a time that is yet to come",
+            )
         change(
             connection,
             incident,
@@ -127,7 +132,9 @@ def unmute(engine: Engine, incident: str, *, actor: str, now_ms: int) -> None:
     with writing(engine) as connection:
         row = locked(connection, incident)
         if row["state"] != "muted":
-            raise NotPossible(f"incident {incident}", row["state"], "unmuted")
+            raise NotPossible(
+                f"incident {incident}", row["state"], "unmuted", f"is {row['state']}, not muted"
+            )
         change(
             connection,
             incident,
@@ -171,7 +178,12 @@ def reopen(engine: Engine, incident: str, *, actor: str, now_ms: int, text: str 
     with writing(engine) as connection:
         row = locked(connection, incident)
         if row["state"] != "resolved":
-            raise NotPossible(f"incident {incident}", row["state"], "reopened")
+            raise NotPossible(
+                f"incident {incident}",
+                row["state"],
+                "reopened",
+                f"is {row['state']}; only a resolved one can be reopened",
+            )
         change(
             connection,
             incident,
@@ -191,7 +203,9 @@ def note(engine: Engine, incident: str, *, text: str, actor: str, now_ms: int) -
         NotPossible: the remark is empty.
     """
     if not text.strip():
-        raise NotPossible(f"incident {incident}", "unchanged", "annotated with an empty note")
+        raise NotPossible(
+            f"incident {incident}", "unchanged", "annotated", "takes no empty note; say what you found"
+        )
     with writing(engine) as connection:
         row = locked(connection, incident)
         change(

@@ -56,7 +56,9 @@ def show(config: Path, incident: str) -> None:
         found = queries.incident_named(connection, incident)
         events = queries.events_of(connection, incident)
     if found is None:
-        raise click.ClickException(f"no incident {incident!r}; list them with `driftpost incidents list`")
+        raise click.ClickException(
+            f"no incident {incident!r}; list them with `driftpost incidents list --state all`"
+        )
     click.echo(f"{found.incident}  {found.state}  {found.kind}  {found.scope}")
     click.echo(found.cause)
     for event in reversed(events):

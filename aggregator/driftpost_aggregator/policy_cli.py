@@ -61,9 +61,14 @@ def backtest_command(config: Path, policy_file: Path | None, days: float, every:
         click.echo(line)
     made = sum(one.request is not None for one in decisions)
     click.echo(
-        f"{len(asking)} requests in {days:g} days ({per_week(decisions, days):.2g} a week) "
-        f"from {len(decisions)} episodes of incidents; {made} were really made"
+        f"{_counted(len(asking), 'request')} in {_counted(days, 'day')} "
+        f"({per_week(decisions, days):.2g} a week) from {_counted(len(decisions), 'episode')} of incidents; "
+        f"{made} {'was' if made == 1 else 'were'} really made"
     )
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def table(decisions: list[Decision]) -> list[str]:

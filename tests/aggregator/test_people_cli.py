@@ -46,8 +46,8 @@ def test_a_backtest_of_the_settings_own_policy_shows_what_was_asked(config: str,
     assert told.exit_code == 0
     assert "yes, as rr-1" in told.output
     assert "2 of 4 devices are below 90%" in told.output
-    assert "1 requests in 30 days" in told.output
-    assert "1 were really made" in told.output
+    assert "1 request in 30 days" in told.output
+    assert "1 was really made" in told.output
 
 
 def test_another_policy_is_tried_from_a_file_of_its_own(config: str, history: None, tmp_path: Path) -> None:
@@ -120,9 +120,10 @@ def test_an_incident_lives_through_the_command_line_and_every_step_is_in_the_log
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("unmute", "inc-1"), "is open and can not become unmuted"),
-        (("reopen", "inc-1"), "is open and can not become reopened"),
+        (("unmute", "inc-1"), "incident inc-1 is open, not muted"),
+        (("reopen", "inc-1"), "is open; only a resolved one can be reopened"),
         (("mute", "--for", "soon", "inc-1"), "no span of time"),
+        (("mute", "--for", "0m", "inc-1"), "only until a time that is yet to come"),
         (("acknowledge", "inc-9"), "no incident 'inc-9'"),
         (("show", "inc-9"), "no incident 'inc-9'"),
         (("note", "--actor", "aggregator", "inc-1", "x"), "aggregator's own name"),
