@@ -62,12 +62,15 @@ class Decision:
         }
 
 
-def replay(policy: RetrainPolicy, history: Iterable[tuple[int, Candidate]]) -> list[Decision]:
+def replay(
+    policy: RetrainPolicy, history: Iterable[tuple[int, Candidate]], *, until_ms: int | None = None
+) -> list[Decision]:
     """What a policy would have asked for. Pure.
 
     Args:
         policy: the rules.
         history: (Unix ms, incident as it was from then on), in order of time.
+        until_ms: end of what was recorded; no cooldown or week that ends after it is looked at. None: all are.
 
     Returns:
         One decision for each episode of an incident: those that ask in order of time, then the others.
@@ -81,6 +84,8 @@ def replay(policy: RetrainPolicy, history: Iterable[tuple[int, Candidate]]) -> l
     place = 0
     while place < len(waiting) or later:
         now = min([one[0] for one in waiting[place : place + 1]] + later[:1])
+        if until_ms is not None and now > until_ms:
+            break
         while later and later[0] <= now:
             heapq.heappop(later)
         while place < len(waiting) and waiting[place][0] <= now:
@@ -121,7 +126,7 @@ def recorded(connection: Connection, since_ms: int) -> list[tuple[int, Candidate
 def backtest(connection: Connection, policy: RetrainPolicy, *, days: float, now_ms: int) -> list[Decision]:
     """Replay a policy over the last days, beside what was really asked for."""
     since_ms = now_ms - round(days * _DAY_MS)
-    decisions = replay(policy, recorded(connection, since_ms))
+    decisions = replay(policy, recorded(connection, since_ms), until_ms=now_ms)
     column = retrain_requests.c
     made = {
         (row.incident, row.episode): row.request

@@ -106,6 +106,16 @@ def test_a_replay_asks_when_the_cooldown_is_over_although_nothing_else_happened(
     ]
 
 
+def test_a_replay_asks_for_nothing_after_the_end_of_what_was_recorded() -> None:
+    history = [at(0), at(1, "inc-2", scope_key="camera=inc-1")]
+    policy = RetrainPolicy(cooldown_s=10 * 3600)
+    end = history[-1][0] + 3_600_000
+    decisions = replay(policy, history, until_ms=end)
+    assert [one.candidate.incident for one in decisions if not one.why] == ["inc-1"]
+    assert "cooldown" in decisions[1].why
+    assert max(one.at_ms for one in decisions) <= end
+
+
 def test_a_replay_keeps_to_the_week_s_budget_and_takes_the_worthiest_first() -> None:
     history = [at(0, f"inc-{number}", affected=number, members=number) for number in range(2, 9)]
     decisions = replay(RetrainPolicy(per_week=2), [*history, at(1, "inc-8", state="resolved", affected=0)])
