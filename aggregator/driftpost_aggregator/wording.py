@@ -66,12 +66,13 @@ def stream_words(part: StreamEvidence, detail: str) -> str:
     if detail in ("new_category", "category_share") or by_share:
         words = _DETAIL_WORDS["new_category" if detail == "new_category" else "category_share"]
         return f"{part.stream} {words} ({_signed(part.effect, '+.0%')} of rows)"
-    ratio = max(part.spread, 1e-9)
+    # Of a spread that is gone the logarithm has no bound, and would outweigh any shift.
+    ratio = max(part.spread, _STILL)
     if abs(part.effect) >= max(_VISIBLE, abs(math.log(ratio))):
         side = "higher" if part.effect > 0 else "lower"
         natural = f" ({_signed(part.effect_natural, '+.3g')} {part.unit})" if part.unit else ""
         words = f"{part.stream} {abs(part.effect):.1f} sd {side}{natural}"
-    elif ratio < _STILL:
+    elif part.spread < _STILL:
         return f"{part.stream} hardly moves any more"
     elif abs(math.log(ratio)) >= _VISIBLE:
         words = f"{part.stream} spreads {ratio:.2g} times as much"

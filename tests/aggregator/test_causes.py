@@ -174,6 +174,7 @@ def part(effect: float = -3.24, spread: float = 1.0, unit: str = "level") -> Str
         (part(effect=0.1, spread=2.5), "scale", "brightness spreads 2.5 times as much"),
         (part(effect=0.1, spread=1e-9), "quantized", "brightness hardly moves any more"),
         (part(effect=0.0, spread=0.0), "shape", "brightness hardly moves any more"),
+        (part(effect=-16.0, spread=0.0, unit=""), "shift", "brightness 16.0 sd lower"),
         (part(effect=0.01, spread=1.01), "shape", "brightness changed its shape"),
         (part(), "stuck", "brightness repeats one value"),
         (part(), "dead", "brightness gives one answer to everything"),
