@@ -101,7 +101,11 @@ class Retention:
         for source, target in zip(self._lengths, self._lengths[1:], strict=False):
             if self._merge_some(source, target) or self._begin_next(source, target):
                 return True
-        return any(self._forget(length) for length in self._lengths) or self._forget_windows()
+        return (
+            any(self._forget(length) for length in self._lengths)
+            or self._forget_others()
+            or self._forget_windows()
+        )
 
     def _begin_next(self, source: int, target: int) -> bool:
         """Queue the next longer bucket that has closed."""
@@ -280,6 +284,21 @@ class Retention:
                 > 0
             )
 
+    def _forget_others(self) -> bool:
+        """Delete some rollups of a length that the settings had before; whether there were any."""
+        with reading(self._engine) as connection:
+            others = [length for length in _stored_lengths(connection) if length not in self._lengths]
+        for length in others:
+            old_ms = (self._now_ms() - self._keep.of(length) * DAY_MS) // DAY_MS * DAY_MS
+            with writing(self._engine) as connection:
+                if partitions.drop_before(connection, "rollups", old_ms, length):
+                    return True
+                values = {"old": old_ms, "length": length}
+                chosen = "bucket_start_ms < :old AND bucket_s = :length"
+                if _delete_some(connection, "rollups", chosen, values):
+                    return True
+        return False
+
     def _raise(self, bucket_s: int, old_ms: int, *, longest: bool) -> bool:
         """Keep nothing of this length before a moment, if all of it has been merged into longer buckets."""
         with writing(self._engine) as connection:
@@ -349,6 +368,18 @@ def _queue_all(connection: Connection, source: int, target: int, start_ms: int) 
     names = [column.name for column in coarse_work.columns]
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     connection.execute(dialect.insert(coarse_work).from_select(names, found).on_conflict_do_nothing())
+
+
+def _stored_lengths(connection: Connection) -> list[int]:
+    """Lengths of the buckets there are, seconds, ascending; one step into the index for each."""
+    found: list[int] = []
+    while True:
+        beyond = found[-1] if found else 0
+        query = select(func.min(rollups.c.bucket_s)).where(rollups.c.bucket_s > beyond)
+        longer = connection.execute(query).scalar()
+        if longer is None:
+            return found
+        found.append(int(longer))
 
 
 def _delete_some(

@@ -345,6 +345,21 @@ def test_rollups_that_are_kept_longer_are_not_looked_at_to_forget_shorter_ones(
     engine.dispose()
 
 
+def test_rollups_of_a_length_that_the_settings_had_before_are_forgotten_too(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    play = Play(engine, bundle)
+    play.day(0)
+    play.retention = Retention(engine, bucket_s=1_200, keep=KEEP, now_ms=lambda: play.now_ms)
+    play.now_ms = START + 2 * DAY_MS + HOUR_MS
+    play.coarsen()
+    assert play.stored(BUCKET_S, "fleet", "") != {}
+    play.now_ms += DAY_MS
+    play.coarsen()
+    with reading(engine) as connection:
+        assert connection.execute(select(tables.rollups.c.bucket_s)).first() is None
+
+
 def test_only_lengths_that_divide_an_hour_become_hours() -> None:
     assert lengths(300) == (300, HOUR_S, DAY_S)
     assert lengths(HOUR_S) == (HOUR_S, DAY_S)
