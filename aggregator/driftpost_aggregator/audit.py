@@ -33,6 +33,16 @@ def row_hash(
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
+def hold(connection: Connection) -> None:
+    """Take the end of the chain, until the transaction ends.
+
+    Who changes more rows than one, and who waits for a row that such a one may hold, takes it before any row:
+    two that took them in different orders would lock each other out.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _CHAIN_LOCK})
+
+
 def append(connection: Connection, *, at_ms: int, actor: str, action: str, subject: str, words: str) -> None:
     """Add a row, inside the caller's write transaction.
 
@@ -44,8 +54,7 @@ def append(connection: Connection, *, at_ms: int, actor: str, action: str, subje
         subject: the id it was done to.
         words: the change in words.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _CHAIN_LOCK})
+    hold(connection)
     last = connection.execute(select(audit.c.id, audit.c.hash).order_by(desc(audit.c.id)).limit(1)).first()
     row, previous = (1, GENESIS) if last is None else (last.id + 1, last.hash)
     connection.execute(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Engine, RowMapping, func, select, update
 
-from driftpost_aggregator import incidents
+from driftpost_aggregator import audit, incidents
 from driftpost_aggregator.store.database import reading, writing
 from driftpost_aggregator.store.tables import retrain_requests
 
@@ -31,6 +31,7 @@ def escalate_overdue(engine: Engine, *, answer_s: float, finish_s: float, now_ms
     told = []
     for row in due:
         with writing(engine) as connection:
+            audit.hold(connection)
             taken = connection.execute(
                 update(retrain_requests)
                 .where(

@@ -47,6 +47,7 @@ def locked(connection: Connection, incident: str) -> RowMapping:
     Raises:
         UnknownIncident: there is none.
     """
+    audit.hold(connection)
     row = connection.execute(select(incidents).where(incidents.c.incident == incident).with_for_update())
     found = row.mappings().first()
     if found is None:
@@ -65,6 +66,7 @@ def change(
     text: str,
 ) -> None:
     """Update an incident's columns and record why, in the caller's transaction."""
+    audit.hold(connection)
     connection.execute(
         update(incidents).where(incidents.c.incident == incident).values(**values, updated_ms=at_ms)
     )

@@ -252,6 +252,7 @@ def report(
         NotPossible: the state does not follow from the present one.
     """
     with writing(engine) as connection:
+        audit.hold(connection)
         row = (
             connection.execute(
                 select(retrain_requests).where(retrain_requests.c.request == request).with_for_update()

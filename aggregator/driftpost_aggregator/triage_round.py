@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, func, select, text
 
-from driftpost_aggregator import evidence
+from driftpost_aggregator import audit, evidence
 from driftpost_aggregator.bookkeeping import apply
 from driftpost_aggregator.cause_card import with_rest
 from driftpost_aggregator.causes import Cause, Kind, Surroundings, find_causes
@@ -126,6 +126,7 @@ class Triage:
             with writing(self._engine) as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _TRIAGE_LOCK})
+                audit.hold(connection)
                 if _last_change(connection, model) == seen:
                     apply(connection, model, changes, now_ms=now_ms, new_id=self._new_id)
 

@@ -6,11 +6,13 @@ import itertools
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator.test_retrain import DAY, NOW, ask, open_incident
 from driftpost_aggregator import audit
@@ -125,6 +127,40 @@ def test_one_request_one_escalation_and_one_message_whatever_the_number_of_worke
     assert len(messages) == 1
     assert messages[0].attempts == 1
     assert messages[0].changes[0]["change"] == "escalated"
+
+
+def waits_for_a_lock(engine: Engine) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with reading(engine) as connection:
+        return connection.execute(text(query)).scalar_one() > 0
+
+
+def test_a_person_and_a_round_that_changes_many_incidents_do_not_lock_each_other_out(engine: Engine) -> None:
+    for name in ("inc-1", "inc-2"):
+        open_incident(engine, name)
+    failed: list[Exception] = []
+
+    def person() -> None:
+        try:
+            life.acknowledge(engine, "inc-2", actor="anna", now_ms=NOW + 1)
+        except SQLAlchemyError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=person, name="person")
+    with writing(engine) as connection:
+        life.change(connection, "inc-1", {}, "widened", actor=life.AGGREGATOR, at_ms=NOW, text="wider")
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not waits_for_a_lock(engine):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        life.change(connection, "inc-2", {}, "widened", actor=life.AGGREGATOR, at_ms=NOW, text="wider")
+    thread.join()
+    assert failed == []
+    with reading(engine) as connection:
+        state = select(tables.incidents.c.state).where(tables.incidents.c.incident == "inc-2")
+        assert connection.execute(state).scalar_one() == "acknowledged"
+        audit.verify(connection)
 
 
 def test_a_history_is_written_and_replayed(engine: Engine) -> None:

@@ -147,6 +147,7 @@ def _note(engine: Engine, one: _Claimed, answer: Answer, now_ms: int, jitter: ra
         else (deliveries.c.state == "pending") & (deliveries.c.attempts == one.attempts)
     )
     with writing(engine) as connection:
+        audit.hold(connection)
         connection.execute(
             update(deliveries)
             .where(deliveries.c.request == one.request, deliveries.c.target == one.target.name, mine)
