@@ -43,6 +43,11 @@ def _package() -> tuple[Any, str]:
     )
 
 
+def _first_problem(text: str) -> str:
+    """The first of several sentences that the interpreter has put together without a space between them."""
+    return re.split(r"\.(?=[A-Z]|$|[a-z_]+ must)", text, maxsplit=1)[0][:200]
+
+
 def _refusal(message: str) -> ModelRefused:
     """What the interpreter's refusal means for a person."""
     text = " ".join(message.split())
@@ -64,7 +69,7 @@ def _refusal(message: str) -> ModelRefused:
         )
     if "quantized_dimension" in text:
         return ModelRefused(
-            f"The model's quantization is not valid: {text[:200]}",
+            f"The model's quantization is not valid: {_first_problem(text)}.",
             "It was made by an old converter; convert it again from its source with a current one. "
             "No current runtime takes it as it is.",
         )

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from driftpost_models.replay.replay import Replay
 from driftpost_models.replay.tables import Numbers
@@ -237,6 +237,7 @@ def _evidence(axes: Axes, replay: Replay, rows: Numbers) -> None:
     axes.set_ylim(
         _LOWEST, min(max(1.35 * threshold, float(together.max(initial=0.0)) * 1.05), 2.5 * threshold)
     )
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$"))
     axes.set_title(
         f"evidence of a change (alarm at {evidence_in_words(replay.log_threshold)[9:]}; an "

@@ -143,6 +143,10 @@ def _finding(finding: Finding) -> dict[str, object]:
     }
 
 
+def _windows(replay: Replay) -> str:
+    return "1 window" if replay.windows == 1 else f"{replay.windows:,} windows"
+
+
 def text(replay: Replay) -> str:
     """A table of the findings with their sentences, and the notes."""
     calibration = replay.calibration
@@ -156,7 +160,7 @@ def text(replay: Replay) -> str:
         f"reference  {calibration.baseline.rows:,} rows, {streams}"
         if replay.commissioned is None
         else _learnt_line(replay, streams),
-        f"live       {replay.rows:,} rows, {replay.windows:,} windows of {replay.window_rows:,}, "
+        f"live       {replay.rows:,} rows, {_windows(replay)} of {replay.window_rows:,}, "
         f"{_duration(replay.rows * replay.row_seconds)} at {replay.row_seconds:g} s a row",
         f"budget     {replay.budget}: an alarm takes {odds}",
         "",
