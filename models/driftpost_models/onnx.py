@@ -200,18 +200,23 @@ class OnnxRuntime:
         names = self._output_names
         # Below the session's own checks of names, which are known to be right here, and its change of
         # providers, of which the CPU has none: in Python, those take half as long as the guard's whole path.
-        below = hasattr(self._session, "_sess") and self.provider == "CPUExecutionProvider"
+        below = self.provider == "CPUExecutionProvider"
 
         def call(tensor: Array) -> Array:
+            nonlocal below
             session = self._session
             if session is None:
                 raise InferenceFailed("the model was closed")
+            answer: Array
             try:
-                answer: Array
                 if below:
-                    answer = session._sess.run(names, {name: tensor}, None)[0]
-                else:
-                    answer = session.run(names, {name: tensor})[0]
+                    try:
+                        answer = session._sess.run(names, {name: tensor}, None)[0]
+                        return answer
+                    except (AttributeError, TypeError):
+                        # A later ONNX Runtime that is made otherwise: the public way from now on.
+                        below = False
+                answer = session.run(names, {name: tensor})[0]
             except errors as error:
                 raise InferenceFailed(f"ONNX Runtime: {' '.join(str(error).split())}") from error
             return answer

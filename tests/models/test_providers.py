@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from agent.bundles import FEATURES, mlp
-from driftpost_models.errors import ModelRefused
+from driftpost_models.errors import InferenceFailed, ModelRefused
 from driftpost_models.isolated import IsolatedRuntime
 from driftpost_models.onnx import OnnxRuntime
 from driftpost_models.providers import attempts
@@ -85,6 +86,47 @@ def test_an_accelerator_that_quietly_stays_away_is_reported(monkeypatch) -> None
 def test_a_broken_model_is_refused_whatever_computes() -> None:
     with pytest.raises(ModelRefused):
         OnnxRuntime(mlp()[:500])
+
+
+class _Changed:
+    """A session of an ONNX Runtime whose inner parts are others than today's."""
+
+    def __init__(self, session: Any, inner: Any) -> None:
+        self.run = session.run
+        if inner is not None:
+            self._sess = inner
+
+
+class _Renamed:
+    def run(self, feeds: object) -> None:
+        """Takes other arguments than today's."""
+
+
+@pytest.mark.parametrize("inner", [None, object(), _Renamed()])
+def test_a_single_call_goes_the_public_way_where_onnx_runtime_has_changed_inside(inner: Any) -> None:
+    runtime = OnnxRuntime(mlp())
+    (given,) = runtime.inputs
+    row = np.zeros([size or 1 for size in given.shape], given.dtype)
+    wanted = runtime.run({given.name: row})[runtime.outputs[0].name]
+    np.testing.assert_array_equal(runtime.single_call()(row), wanted)
+    runtime._session = _Changed(runtime._session, inner)
+    call = runtime.single_call()
+    for _ in range(2):
+        np.testing.assert_array_equal(call(row), wanted)
+
+
+def test_a_single_call_that_does_not_fit_fails_in_the_words_of_the_public_way() -> None:
+    runtime = OnnxRuntime(mlp())
+    (given,) = runtime.inputs
+    for wrong in (np.zeros((1, 7), np.float32), np.zeros([size or 1 for size in given.shape], np.float64)):
+        with pytest.raises(InferenceFailed) as short:
+            runtime.single_call()(wrong)
+        with pytest.raises(runtime._errors) as public:
+            runtime._session.run([runtime.outputs[0].name], {given.name: wrong})
+        assert str(short.value) == f"ONNX Runtime: {' '.join(str(public.value).split())}"
+    runtime.close()
+    with pytest.raises(InferenceFailed, match="closed"):
+        runtime.single_call()(np.zeros((1, 7), np.float32))
 
 
 def test_threads_reach_the_session() -> None:
