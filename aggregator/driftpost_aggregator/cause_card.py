@@ -78,7 +78,7 @@ def rest_words(rest: Mapping[str, object]) -> str:
     outside, inside = float(str(rest["outside"])), float(str(rest["inside"]))
     what = f"{rest['stream']} is {outside:+.2f} sd from its reference there, {inside:+.2f} sd inside"
     if rest.get("unit") == SHARE:
-        what = f"the share of {rest['stream']} that changed most by {outside:+.0%} there, {inside:+.0%} inside"
+        what = f"the share of {rest['stream']} that moved most by {outside:+.0%} there, {inside:+.0%} inside"
     others = f"the other {devices:,} devices" if devices != 1 else "the other device"
     verb = "drift too" if devices != 1 else "drifts too"
     if rest["drifts"]:

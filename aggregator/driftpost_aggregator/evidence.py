@@ -95,18 +95,23 @@ def standing_findings(connection: Connection, bundles: Iterable[str]) -> list[Fi
     return result
 
 
-def spoke_since(connection: Connection, bundle: str, since_ms: int) -> set[str]:
+def spoke_since(connection: Connection, bundle: str, since_ms: int) -> dict[str, float]:
     """Devices whose own findings stood at some time since then: what merged windows show of them is told.
 
-    Who once said that it is installed differently is watched by its own normal from then on, and silent about
-    the difference for good.
+    With the last moment at which one stood, Unix ms; infinite while one does. Who once said that it is
+    installed differently is watched by its own normal from then on, and silent about the difference for good.
     """
-    query = select(findings.c.device).where(
+    stands = findings.c.cleared_ms.is_(None) | (findings.c.kind == SKEW)
+    query = select(findings.c.device, stands.label("stands"), findings.c.cleared_ms).where(
         findings.c.bundle == bundle,
         findings.c.state == "raised",
-        findings.c.cleared_ms.is_(None) | (findings.c.cleared_ms >= since_ms) | (findings.c.kind == SKEW),
+        stands | (findings.c.cleared_ms >= since_ms),
     )
-    return set(connection.execute(query.distinct()).scalars())
+    last: dict[str, float] = {}
+    for row in connection.execute(query):
+        until = math.inf if row.stands else float(row.cleared_ms)
+        last[row.device] = max(last.get(row.device, until), until)
+    return last
 
 
 def surroundings(

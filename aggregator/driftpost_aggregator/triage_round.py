@@ -188,7 +188,10 @@ class Triage:
         if not apart:
             return []
         since_ms = min(one.onset_ms for one in apart.values())
-        spoken = evidence.spoke_since(connection, known.bundle, since_ms - self._bucket_s * 1000)
+        bucket_ms = self._bucket_s * 1000
+        last = evidence.spoke_since(connection, known.bundle, since_ms - bucket_ms)
+        # What a device said before it stood apart says nothing of that.
+        spoken = {name for name, one in apart.items() if last.get(name, -1) >= one.onset_ms - bucket_ms}
         spoken |= {device for cause in causes for device in cause.affected}
         onsets = {name: one.onset_ms for name, one in apart.items() if name not in spoken}
         measured = evidence.with_measured(connection, around, known, onsets)
@@ -207,7 +210,7 @@ class Triage:
             self._hidden_before.pop(known.bundle, None)
             return []
         since_ms = min(alarm.onset_ms for alarm in alarms)
-        told = evidence.spoke_since(connection, known.bundle, since_ms - self._bucket_s * 1000)
+        told = set(evidence.spoke_since(connection, known.bundle, since_ms - self._bucket_s * 1000))
         told |= {device for cause in causes for device in cause.affected}
         # Rounds are many times as often as buckets, and what is merged here changes with these.
         newest = newest_bucket(connection, known, bucket_s=self._bucket_s)

@@ -36,7 +36,7 @@ ONSET = 1_000_000
                 "unit": "share",
             },
             "Without it there is no drift: the other 3 devices show none, merged "
-            "(the share of class that changed most by +0% there, +27% inside).",
+            "(the share of class that moved most by +0% there, +27% inside).",
         ),
     ],
 )

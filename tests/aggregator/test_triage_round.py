@@ -714,6 +714,22 @@ def test_devices_that_send_what_they_do_not_report_are_named_as_suspicious(
     assert fleet.incidents() == []
 
 
+def test_what_a_device_said_long_before_it_stood_apart_does_not_excuse_its_silence(
+    engine: Engine, bundle: PaperBundle
+) -> None:
+    fleet = Fleet(engine, bundle, plain(30))
+    apart = {20: {"brightness": 4.0}}  # for longer than all that follows
+    fleet.step(apart, [small(20, 4.0, kind="skew"), small(3, 0.5)])
+    fleet.step(apart, [small(20, 4.0, kind="skew", state="cleared"), small(3, 0.5, state="cleared")])
+    for _ in range(6):
+        fleet.step(apart)
+    assert fleet.incidents() == []
+    for _ in range(8):
+        fleet.step(apart | {3: {"sharpness": -4.0}})
+    (incident,) = fleet.incidents()
+    assert (incident["kind"], incident["scope_key"]) == ("poisoning", "m3")
+
+
 def test_a_device_that_watches_its_own_normal_is_not_suspected_for_keeping_quiet(
     engine: Engine, bundle: PaperBundle
 ) -> None:
