@@ -44,7 +44,8 @@ def test_an_offset_is_skew_and_a_later_change_is_drift_from_the_own_normal(tmp_p
         ("shift", "site", "x"),
     ]
     assert 6_000 <= int(str(findings[0]["row"])) < 6_300
-    assert 9_000 <= int(str(findings[1]["row"])) < 10_000
+    # Over ten seeds the change is found after 400 to 1,200 rows.
+    assert 9_000 <= int(str(findings[1]["row"])) < 10_300
     assert summary["commissioning"] == {
         "rows": 6_000,
         "mode": "watching",
