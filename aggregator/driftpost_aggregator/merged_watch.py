@@ -61,7 +61,7 @@ MAX_SAMPLE = 8_192
 LEAST_SAMPLE = 256
 MAX_MERGED = 4_096
 _NAMES_PER_QUERY = 500
-# A device that has sent nothing for so long stands nowhere any more, ms.
+# A device, or a cohort, that has sent nothing for so long stands nowhere any more, ms.
 FORGOTTEN_MS = 7 * 86_400_000
 # Before the names of streams in joint alarms, among what stands.
 _JOINT = "joint:"
@@ -132,6 +132,7 @@ class MergedWatch:
             before, taken, rows, standing = self._taken(connection, now_ms)
         if not rows:
             return 0
+        forgotten_ms = rows[0]["next_bucket_ms"] - FORGOTTEN_MS
         with writing(engine) as connection:
             fleet = connection.execute(
                 select(detector_states.c.next_bucket_ms)
@@ -142,9 +143,17 @@ class MergedWatch:
             if fleet != before:
                 return 0
             upsert(connection, detector_states, rows)
+            # A cohort that nobody is in any more could never clear its alarm, nor give its share back.
+            connection.execute(
+                delete(detector_states).where(
+                    detector_states.c.bundle == self._known.bundle,
+                    detector_states.c.next_bucket_ms < forgotten_ms,
+                )
+            )
             self._tell(connection, standing, now_ms)
         for row in rows:
             self._held[row["scope"], row["scope_key"]].next_ms = row["next_bucket_ms"]
+        self._held = {key: held for key, held in self._held.items() if (held.next_ms or 0) >= forgotten_ms}
         return taken
 
     def _tell(self, connection: Connection, standing: _Standings, now_ms: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, insert, select, update
 
 from driftpost_aggregator import concept_watch, merged_watch, suspicion
 from driftpost_aggregator.batch import Incoming
@@ -141,6 +141,23 @@ def test_a_state_of_another_threshold_starts_afresh_without_its_alarms(
     other = MergedWatch(known, Budget.parse("1 per fleet-hour"), BUCKET_S)
     other.step(engine, feed(6, 0.0))
     assert all(stream != "ghost" for _, stream in standing(engine))
+
+
+def test_a_cohort_that_nobody_is_in_any_more_is_forgotten_with_its_alarm(
+    engine: Engine, known: KnownBundle, feed: Callable[[int, float], int]
+) -> None:
+    watch = MergedWatch(known, BUDGET, BUCKET_S)
+    watch.step(engine, feed(0, 0.0))
+    alarm = {"kind": "shift", "log_e": 20.0, "onset_ms": START, "raised_ms": START}
+    gone = START - merged_watch.FORGOTTEN_MS
+    lately = gone + 60_000
+    with writing(engine) as connection:
+        for name, taken_ms in (("lens=a", gone), ("lens=b", lately)):
+            row = {"scope": "cohort", "scope_key": name, "bundle": BUNDLE, "next_bucket_ms": taken_ms}
+            connection.execute(insert(detector_states).values(**row, state=b"", raised={"contrast": alarm}))
+    watch.step(engine, feed(1, 0.0))
+    assert standing(engine) == {("lens=b", "contrast")}
+    assert ("cohort", "lens=a") not in stored(engine)
 
 
 def test_of_a_fleet_larger_than_can_be_held_every_scope_has_its_part(
