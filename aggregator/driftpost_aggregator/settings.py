@@ -276,6 +276,12 @@ def load(path: Path, overrides: dict[str, object] | None = None) -> Settings:
         SettingsError: it breaks the table; every problem listed.
         ConfigurationError: its values do not go together.
     """
+    if not path.exists():
+        raise ConfigurationError(
+            str(path),
+            "there is no such file; write one with `driftpost aggregator init`, "
+            "or give the right path with --config",
+        )
     settings = TABLE.load(path, overrides)
     fleet_budget(settings)
     RetrainPolicy.from_settings(settings)

@@ -40,6 +40,12 @@ def test_init_writes_a_file_that_loads_as_it_is_and_never_over_another(tmp_path:
     assert "exists already" in again.output
 
 
+def test_a_missing_settings_file_is_told_with_the_command_that_writes_one(tmp_path: Path) -> None:
+    outcome = run("status", "--config", tmp_path / "aggregator.toml")
+    assert outcome.exit_code == 1
+    assert "there is no such file; write one with `driftpost aggregator init`" in outcome.output
+
+
 def test_every_key_of_the_starter_file_shows_its_default_or_is_required(tmp_path: Path) -> None:
     path, bare = tmp_path / "a.toml", tmp_path / "b.toml"
     run("init", path)

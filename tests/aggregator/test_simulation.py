@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -189,3 +192,16 @@ def test_the_command_plays_through_a_broker_until_everything_is_acknowledged(
     # The second play of the same devices is no repetition of the first.
     assert again.exit_code == 0, again.output
     assert total(engine, tables.devices.c.windows) == 200
+
+
+def test_a_play_that_was_ended_early_does_not_pass_for_a_whole_one() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        code = "from driftpost_aggregator.simulation.cli import simulate; simulate()"
+        arguments = ["--devices", "1", "--windows", "1", "--port", str(nobody.getsockname()[1])]
+        with subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE) as play:
+            assert play.stderr is not None
+            assert b"refused; trying again" in play.stderr.readline()
+            play.terminate()
+            assert b"stopped before all of it was sent" in play.stderr.read()
+    assert play.returncode == 1

@@ -125,7 +125,9 @@ def simulate(
         f"{took:.1f} s, {played.books.windows / max(took, 1e-9):,.0f} a second; {feed.resent:,} sent again, "
         f"{feed.refused:,} refused, {feed.waiting:,} not acknowledged"
     )
-    if feed.waiting or feed.refused:
+    if exit_event.is_set():
+        click.echo("stopped before all of it was sent", err=True)
+    if feed.waiting or feed.refused or exit_event.is_set():
         raise click.exceptions.Exit(1)
 
 
