@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from driftpost_agent.errors import StoreUnusable
 from driftpost_sketches.errors import SketchError
@@ -61,9 +62,7 @@ class LocalHistory:
             self._db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
             self._db.execute("select 1 from messages limit 1")
         except sqlite3.Error as error:
-            raise StoreUnusable(
-                path, str(error), "Ask as the agent's user: sudo -u driftpost driftpost agent ..."
-            ) from error
+            raise self._unusable(error) from error
         self.unreadable = 0
 
     def __enter__(self) -> LocalHistory:
@@ -81,7 +80,7 @@ class LocalHistory:
     def count_windows(self, bundle: str | None = None) -> int:
         """Windows that are still here, of one bundle or of all."""
         if bundle is None:
-            (count,) = self._db.execute("select count(*) from messages where kind = 'window'").fetchone()
+            ((count,),) = self._rows("select count(*) from messages where kind = 'window'")
             return int(count)
         return sum(1 for _ in self.windows(bundle))
 
@@ -96,10 +95,10 @@ class LocalHistory:
         last: int | None = None
         while True:
             where = "" if last is None else f" and id {beyond} {last}"
-            rows = self._db.execute(
+            rows = self._rows(
                 "select id, incarnation, seq, state, body from messages"
                 f" where kind = 'window'{where} order by id {order} limit {SLICE}"
-            ).fetchall()
+            )
             for number, incarnation, seq, state, packed in rows:
                 last = int(number)
                 try:
@@ -135,10 +134,26 @@ class LocalHistory:
 
     def standing_streams(self) -> set[str]:
         """Streams that a standing finding names."""
-        found = self._db.execute("select streams from findings where state = 'raised'").fetchall()
+        found = self._rows("select streams from findings where state = 'raised'")
         return {part.rpartition(" ")[0] for (text,) in found for part in str(text).split(", ") if part}
 
     def _named(self, query: str) -> list[dict[str, Value]]:
-        cursor = self._db.execute(query)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        try:
+            cursor = self._db.execute(query)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.Error) -> StoreUnusable:
+        if "malformed" in str(error) or "not a database" in str(error):
+            remedy = "Start the agent: it takes over what can be read, and keeps the damaged file."
+        else:
+            remedy = "Ask as the agent's user: sudo -u driftpost driftpost agent ..."
+        return StoreUnusable(self.path, str(error), remedy)

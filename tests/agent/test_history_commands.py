@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from agent.clocks import ManualClock
 from agent.daemons import toml
 from driftpost import Guard
 from driftpost_agent.cli import agent
+from driftpost_agent.errors import StoreUnusable
 from driftpost_agent.export import STREAM_FIELDS, windows_as_arrays
 from driftpost_agent.local_history import LocalHistory, StoredWindow
 from driftpost_agent.sparkline import BLOCKS, GAP, sparkline
@@ -82,6 +85,26 @@ def test_windows_that_are_removed_during_an_export_leave_no_empty_rows(
     with np.load(device.parent / "short.npz") as arrays:
         assert len(arrays["seq"]) == len(arrays["mean"]) == len(arrays["counts"]) == kept
         assert (arrays["rows"] > 0).all()
+
+
+@pytest.mark.parametrize("what", ["windows", "findings"])
+def test_a_store_that_proves_damaged_while_it_is_read_is_told_with_what_to_do(
+    device: Path, tmp_path: Path, what: str
+) -> None:
+    shutil.copytree(device.parent, tmp_path / "device")
+    path = tmp_path / "device" / "state" / "agent.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+        (size,) = db.execute("pragma page_size").fetchone()
+    with LocalHistory(path) as history:
+        # Damage comes to light page by page: those that opening it has read are fine.
+        with path.open("r+b") as file:
+            for page in range(1, path.stat().st_size // size):
+                file.seek(page * size)
+                file.write(b"\xff" * 64)
+        read = history.windows if what == "windows" else history.findings
+        with pytest.raises(StoreUnusable, match="Start the agent: it takes over what can be read"):
+            list(read())
 
 
 def test_every_stream_has_a_line_with_its_course_and_its_change(device: Path) -> None:
