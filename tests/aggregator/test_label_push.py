@@ -382,6 +382,14 @@ def test_the_api_refuses_what_it_can_not_take(web: TestClient, body: bytes, kind
     assert answer.status_code == status
 
 
+def test_nobody_pushes_in_the_aggregator_s_name(web: TestClient) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": CSV}
+    body = csv("m1,a,1")
+    for name in ("aggregator", " aggre\u200bgator"):
+        answer = web.post("/api/v1/labels", params={"actor": name}, content=body, headers=headers)
+        assert (answer.status_code, "own name" in answer.text) == (400, True)
+
+
 def via(web: TestClient, token: str | None = TOKEN) -> Client:
     def handle(request: httpx.Request) -> httpx.Response:
         answer = web.request(

@@ -361,6 +361,12 @@ def test_reports_with_a_wrong_old_or_foreign_signature_are_refused(reporting: Te
     assert actions.status_code == 401
 
 
+def test_a_pipeline_does_not_report_in_the_aggregator_s_name(reporting: TestClient) -> None:
+    raw = b'{"state": "done", "actor": "aggregator"}'
+    answer = reporting.post(STATUS, content=raw, headers=signed(SECRET, raw))
+    assert (answer.status_code, "own name" in answer.text) == (400, True)
+
+
 def test_where_reports_must_be_signed_the_token_is_not_enough(engine: Engine, tmp_path: Path) -> None:
     open_incident(engine)
     ask(engine)

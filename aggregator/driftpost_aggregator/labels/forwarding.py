@@ -54,7 +54,9 @@ def forward_due(engine: Engine, send: Send, now_ms: int) -> int:
             )
         ).scalar_one()
         old = connection.execute(
-            select(func.count()).where(label_batches.c.created_ms < now_ms - KEEP_MS)
+            select(func.count()).where(
+                label_batches.c.state != "waiting", label_batches.c.created_ms < now_ms - KEEP_MS
+            )
         ).scalar_one()
     if over or old:
         with writing(engine) as connection:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from driftpost_aggregator import retrain
 from driftpost_aggregator.errors import NotPossible, UnknownRequest
+from driftpost_aggregator.incidents import AGGREGATOR
 from driftpost_aggregator.store.database import reading
 from driftpost_aggregator.web import parameters
 from driftpost_aggregator.web.access import MAX_NAME, person
@@ -378,6 +379,8 @@ async def post_status(request: Request) -> Response:
             "new_bundle", f"comes with done, not with {state}", "report it when the bundle is there"
         )
     actor = _text(body, "actor", MAX_NAME) or person(request) or _PIPELINE
+    if actor.strip() == AGGREGATOR:
+        raise BadParameter("actor", "is the aggregator's own name", "give yours")
 
     def report() -> object:
         try:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from driftpost_aggregator.errors import LabelsUnreadable
+from driftpost_aggregator.incidents import AGGREGATOR
 from driftpost_aggregator.labels.queue import push_labels
 from driftpost_aggregator.labels.reading import FORMATS, read_labels
 from driftpost_aggregator.store.database import reading
@@ -16,7 +17,7 @@ from driftpost_aggregator.web import parameters
 from driftpost_aggregator.web.access import MAX_NAME, person
 from driftpost_aggregator.web.answers import Json
 from driftpost_aggregator.web.bodies import read_body
-from driftpost_aggregator.web.errors import BodyRefused, NotKnown
+from driftpost_aggregator.web.errors import BadParameter, BodyRefused, NotKnown
 from driftpost_aggregator.web.plain import plain
 from driftpost_aggregator.web.queries import labels
 from driftpost_aggregator.web.site import site_of
@@ -34,7 +35,10 @@ async def post_labels(request: Request) -> Response:
     if kind not in FORMATS:
         raise BodyRefused(415, "the labels are of no type that is taken", f"send {', '.join(FORMATS)}")
     device = parameters.text(request, "device") or None
-    actor = person(request) or parameters.text(request, "actor")[:MAX_NAME].strip() or _PROGRAM
+    name = person(request) or parameters.text(request, "actor")
+    actor = "".join(letter for letter in name if letter.isprintable())[:MAX_NAME].strip() or _PROGRAM
+    if actor == AGGREGATOR:
+        raise BadParameter("actor", "is the aggregator's own name", "give yours")
     body = await read_body(request, MAX_LABELS_BODY)
     site = site_of(request)
 
