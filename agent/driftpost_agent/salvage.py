@@ -29,10 +29,12 @@ log = logging.getLogger(__name__)
 # Copied as they are, as far as they can be read: none of them is part of an account.
 _TABLES = ("finding_log", "activations", "described", "privacy_account", "answered_requests")
 _MESSAGE = "id, incarnation, seq, kind, windows, rows, mono, wall, body, crc"
+# SQLite quotes a damaged schema in its message, which Python then can't read.
+_UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
 # Rows asked for at a time; where one of them can't be read they are asked for one by one.
 _SLICE = 64
-# Ids looked for at most: years of windows. A damaged number must not keep the start waiting.
-_MOST_IDS = 1 << 20
+# Ids looked for at most: half a year of windows. A damaged number must not keep the start waiting.
+_MOST_IDS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def salvage(damaged: Path, new: sqlite3.Connection, *, mono: int) -> Salvaged:
             messages += _take_unreached(pages, new, incarnations)
             for table in _TABLES:
                 _copy(old, new, table)
-    except sqlite3.DatabaseError as error:
+    except _UNREADABLE as error:
         log.warning("nothing could be read of %s: %s", damaged.name, error)
         return Salvaged(damaged, digest)
     lost_windows, lost_rows = _settle_accounts(new, incarnations, mono)
@@ -99,7 +101,7 @@ def _rows(old: sqlite3.Connection, table: str) -> Iterator[dict[str, object]]:
         names = [column[0] for column in cursor.description]
         while (row := cursor.fetchone()) is not None:
             yield dict(zip(names, row, strict=True))
-    except sqlite3.DatabaseError as error:
+    except _UNREADABLE as error:
         log.warning("the table %s can be read in part only: %s", table, error)
 
 
@@ -145,11 +147,11 @@ def _messages(
             end = min(start + _SLICE, first + count) - 1
             try:
                 yield from old.execute(query, (start, end)).fetchall()
-            except sqlite3.DatabaseError:
+            except _UNREADABLE:
                 for one in range(start, end + 1):
                     try:
                         yield from old.execute(query, (one, one)).fetchall()
-                    except sqlite3.DatabaseError:
+                    except _UNREADABLE:
                         continue
 
 
@@ -159,7 +161,7 @@ def _spans(old: sqlite3.Connection, incarnations: dict[int, dict[str, object]]) 
         low, high = old.execute("select min(id), max(id) from messages not indexed").fetchone()
         if low is not None and 0 < low <= high < low + _MOST_IDS:
             return [(int(low), int(high) - int(low) + 1)]
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         pass
     # The edges can't be read. The accounts know, unless they are damaged as well.
     known = [(int(str(one["first_id"])), int(str(one["last_seq"]))) for one in incarnations.values()]

@@ -85,6 +85,10 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
             # SQLite removes the journal that it made the file with and does not sync the folder: a power cut
             # hours later could bring that journal back and roll the file back to nothing.
             sync_folder(path.parent)
+    except UnicodeDecodeError as error:
+        connection.close()
+        # SQLite quotes the damaged schema in its message, which Python then can't read.
+        raise _Damaged("its schema is damaged") from error
     except BaseException:
         connection.close()
         raise

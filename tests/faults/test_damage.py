@@ -77,6 +77,19 @@ def test_rows_below_a_damaged_page_are_read_from_their_own_pages(tmp_path: Path,
         balanced(store)
 
 
+@pytest.mark.parametrize("byte", [0x00, 0x2C, 0xB4, 0xFF])
+def test_a_schema_of_which_a_few_bytes_are_damaged_is_set_aside(tmp_path: Path, byte: int) -> None:
+    path = waiting_store(tmp_path)
+    before = read_books(path)
+    content = path.read_bytes()
+    assert content.count(b"CREATE VIEW") > 0
+    path.write_bytes(content.replace(b"CREATE VIEW", b"CREATE V" + bytes([byte]) * 3))
+    with opened(path) as store:
+        assert store.set_aside is not None
+        assert store.outbox_total().pending.rows == before.pending
+        balanced(store)
+
+
 def test_windows_that_were_acknowledged_do_not_come_back_from_old_pages(tmp_path: Path) -> None:
     path = waiting_store(tmp_path)
     with opened(path) as store:
