@@ -245,6 +245,11 @@ def test_an_incidents_page_says_what_is_without_it_what_rivals_it_and_what_is_mi
     assert "Explained as well by lens = <w>, or by site = mill and rack = 2" in text
     assert "3 of 12 devices had sent no window since the onset" in text
     assert "25 % of their inferences had not reached this aggregator" in text
+    card["coverage"] = {"devices": 1, "silent": 0, "missing": 0.0}
+    with writing(dashboard.engine) as connection:
+        connection.execute(changed.values(card=card))
+    text = shape(dashboard.client, "/incidents/inc-1").text
+    assert "The device had sent windows since the onset when this was found; 0 % of its inferences" in text
 
 
 @pytest.mark.parametrize(
