@@ -207,9 +207,9 @@ def init(path: Path, device: str | None, bundle: Path, key: Path | None, broker:
         raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
     click.echo(f"Wrote {path}. Next: driftpost agent run --config {path}")
     # Settings are often written before the files are there; a mistyped name should still be seen now.
-    for option, file in (("--bundle", bundle), ("--key", key)):
-        if file is not None and not (path.parent / file).exists():
-            click.echo(f"{option} {file}: there is no such file beside {path.name} yet", err=True)
+    for option, named in (("--bundle", bundle), ("--key", key)):
+        if named is not None and not (path.parent / named).exists():
+            click.echo(f"{option} {named}: there is no such file beside {path.name} yet", err=True)
 
 
 def _status(settings: Settings) -> dict[str, Any]:
