@@ -117,9 +117,7 @@ def test_a_room_by_whether_it_is_occupied_stays_silent_in_what_is_like_its_refer
         result = _replay(
             tmp_path, header, reference, live, row_seconds=MINUTE, labels="Occupancy", slices=("Occupancy",)
         )
-        assert "CO2 where Occupancy is 0" in {
-            stream.name for stream in result.calibration.schema.tracked_streams
-        }
+        assert "CO2 where Occupancy is 0" in {stream.name for stream in result.calibration.schema.streams}
         assert result.findings == ()
 
 
