@@ -21,6 +21,8 @@ from faults.outcome import Outcome
 
 WINDOWS = 200
 ROWS = 3
+# Share of the rows that waited which may be lost: what lies on eight of the file's pages at the most.
+MOST_LOST = 0.08
 
 
 def waiting_store(folder: Path) -> Path:
@@ -84,6 +86,7 @@ def damage_pages(folder: Path, times: int, seed: int = 1) -> Outcome:
         if after.recorded - 3 < books.recorded:
             lost_rows += books.recorded - (after.recorded - 3)
     share = (quarantined_rows + lost_rows) / times / books.pending
+    assert share < MOST_LOST, f"{share:.1%} of the rows that waited are lost"
     outcome.lost = f"{share:.1%} of the rows that waited ({pages} pages in all): what the pages held"
     outcome.notes = (
         f"{set_aside} files were set aside with their SHA-256 and what could be read of them taken over, in "
