@@ -70,7 +70,8 @@ def database(config: Path, *, migrated: bool = True) -> Iterator[tuple[Settings,
         try:
             if migrated and schema_version(engine) is None:
                 raise click.ClickException(
-                    "the database is empty; `driftpost aggregator run` or `... migrate` makes its tables"
+                    "the database is empty; `driftpost aggregator run` fills it, "
+                    "or `driftpost aggregator migrate`"
                 )
             yield settings, engine
         finally:
