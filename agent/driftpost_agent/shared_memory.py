@@ -24,6 +24,8 @@ from pathlib import Path
 VARIABLE = "DRIFTPOST_SHARED_MEMORY"
 SHARED_MEMORY = "/dev/shm"
 _PREFIX = "driftpost-"
+# Where nobody can make anything: a folder of this name in shared memory could be anybody's.
+_NOWHERE = Path(os.devnull) / "none"
 # Says which store a folder belongs to, and is locked while an agent uses it.
 _OWNER = "store"
 _TOKEN = re.compile(rb"[0-9a-f]{32}")
@@ -60,16 +62,16 @@ class SharedFolder:
         remove_orphans(above)
         token = _token(store, make=True)
         if token is None:
-            return cls(above / "none", None)
+            return cls(_NOWHERE, None)
         path = above / _name(store, token)
         try:
             with contextlib.suppress(FileExistsError):
                 path.mkdir(0o700)
             if not _own(path):
-                return cls(above / "none", None)
+                return cls(_NOWHERE, None)
             owner = os.open(path / _OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError:
-            return cls(above / "none", None)
+            return cls(_NOWHERE, None)
         with contextlib.suppress(OSError):
             fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.truncate(owner, 0)

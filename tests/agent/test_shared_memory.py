@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.clocks import ManualClock
+from driftpost_agent import open_window
 from driftpost_agent.shared_memory import SharedFolder, lock_file, open_shared, remove_orphans
 from driftpost_agent.store import Store
 
@@ -82,6 +83,16 @@ def test_what_is_not_ours_alone_is_neither_used_nor_removed(store: Path, above: 
     lock_file(store).unlink()
     remove_orphans(above)
     assert (folder / "rows").exists()
+
+
+def test_somebody_else_s_folder_is_not_used_under_any_name(store: Path, above: Path) -> None:
+    used(store, above).chmod(0o777)
+    for name in ("none", "driftpost-none"):
+        (above / name).mkdir(mode=0o777)
+    shared = SharedFolder.open(store, above)
+    assert open_shared(shared.path / "rows", 8) is None
+    assert open_window.left_behind(shared.path, 1, 0) == []
+    shared.close(forget=True)
 
 
 def test_a_link_in_the_folder_s_place_is_not_followed(store: Path, above: Path, tmp_path: Path) -> None:
