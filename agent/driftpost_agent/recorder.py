@@ -7,6 +7,7 @@ clock, so that a restart of the agent does not shift them.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from driftpost_sketches.schema import Schema
 from driftpost_sketches.transitions import Transitions
 from driftpost_sketches.window import Window
 from driftpost_sync.clock import Clock
+
+log = logging.getLogger(__name__)
 
 # Blocks in use at a time: one being filled, one being sketched, one waiting. A caller that fills the third
 # sketches the waiting one itself: memory stays bounded and no row is dropped.
@@ -321,7 +324,7 @@ class Recorder:
                 if refused:
                     self._sketch(_refused_block(refused))
                 if block is not None:
-                    self._sketch(_view(block))
+                    self._sketch_or_count(block)
                     block.clear()
                     with self.appending:
                         if len(self._free) < MAX_BLOCKS - 1:
@@ -331,8 +334,23 @@ class Recorder:
                 if self._window_rows is not None and self._accumulator.rows >= self._window_rows:
                     self._hand_over()
 
+    def _sketch_or_count(self, block: BlockBuffer) -> None:
+        """A block that can't be read, for lack of memory say, counts as rows whose values are missing.
+
+        Its rows are answered, and the caller that happens to sketch it has nothing to do with it.
+        """
+        verdicts = block.verdict[: block.rows].tolist()
+        try:
+            extract = self._probes.extract(_view(block))
+        except Exception:  # the rows are answered: whatever happens to their sketch, they count
+            log.exception("%d rows could not be sketched: they count without their values", len(verdicts))
+            extract = self._probes.extract(_refused_block(verdicts))
+        self._add(*extract)
+
     def _sketch(self, block: Block) -> None:
-        values, codes = self._probes.extract(block)
+        self._add(*self._probes.extract(block))
+
+    def _add(self, values: NDArray[np.float64], codes: dict[str, NDArray[Any]]) -> None:
         if self._derived is not None:
             # One time for the whole block: with a ticker it spans about a second.
             seconds = season_seconds(self._clock.wall_ms(), self._derived)

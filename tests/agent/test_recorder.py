@@ -13,7 +13,9 @@ from agent.clocks import ManualClock
 from driftpost_agent.block_buffer import MAX_BYTES, MAX_IMAGES, MAX_ROWS, BlockBuffer, RowLayout, TensorLayout
 from driftpost_agent.recorder import MAX_REFUSED, ClosedWindow, Passes, Recorder
 from driftpost_models.bundle import Bundle
+from driftpost_models.probes.block import Block
 from driftpost_models.probes.decimation import Decimation
+from driftpost_models.probes.probe import Extract
 
 FLOAT = np.dtype(np.float32)
 LAYOUT = RowLayout((TensorLayout("x", (FEATURES,), FLOAT),), (TensorLayout("p", (10,), FLOAT),))
@@ -140,6 +142,28 @@ def test_refused_rows_count_with_their_verdict_and_miss_everything_else(mlp_bund
         "ok": 2,
         "shape": 3,
     }
+
+
+def test_a_block_that_can_not_be_read_counts_without_its_values_and_troubles_no_caller(
+    mlp_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[ClosedWindow] = []
+    into = recorder(mlp_bundle, closed, ManualClock(), passes=Passes.CALLER)
+    extract, troubles = into._probes.extract, [MemoryError("no room for a block")]
+
+    def once(block: Block) -> Extract:
+        if troubles:
+            raise troubles.pop()
+        return extract(block)
+
+    monkeypatch.setattr(into._probes, "extract", once)
+    append(into, 2 * MAX_ROWS)
+    into.close_window()
+    (window,) = [one.window for one in closed]
+    assert window.rows == into.rows_recorded == 2 * MAX_ROWS
+    assert f"{MAX_ROWS} rows could not be sketched" in caplog.text
+    missing = np.asarray(window.missing)[mlp_bundle.schema.tracked_streams]
+    assert missing.max() == MAX_ROWS
 
 
 def test_a_flood_of_refused_rows_does_not_grow_in_memory(mlp_bundle: Bundle) -> None:
