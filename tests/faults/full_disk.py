@@ -21,6 +21,8 @@ from faults.outcome import Outcome
 DISK_MB = 12
 RESERVE_MB = 1
 WINDOW_S = 0.2
+# Windows that come in two rounds of the supervisor, which tells of the trouble.
+LONG = 6
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def fill_the_disk(folder: Path, bundles: Path, times: int) -> Outcome:
                     answered += _ask(agent, rows)
                 # It goes on guarding meanwhile.
                 waiting = agent.status()["windows"]["waiting_for_store"]
-                while agent.status()["windows"]["waiting_for_store"] < waiting + 2:
+                while agent.status()["windows"]["waiting_for_store"] < waiting + LONG:
                     fill(disk)  # what the reserve gave back
                     answered += _ask(agent, rows)
                 freed = time.monotonic()
@@ -107,4 +109,6 @@ def _ask(agent: Agent, rows: np.ndarray) -> int:
 
 
 def _in_memory(agent: Agent) -> bool:
-    return bool(agent.status()["windows"]["waiting_for_store"])
+    """Whether windows wait because they can't be written; one that is just being written is no trouble."""
+    status = agent.status()
+    return bool(status["store"]["problem"]) and bool(status["windows"]["waiting_for_store"])
