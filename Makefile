@@ -100,7 +100,7 @@ bench-drift: $(DEMO) $(RIVER)
 	  --out build/bench_drift.json --peers-python \
 	  $$(.venv-bench/bin/python -c 'import river' 2>/dev/null && echo .venv-bench/bin/python || echo $(BIN)/python)
 
-bench-triage: SEED = 9321
+bench-triage: SEED = 9322
 bench-triage: $(DEV)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.triage.run --devices $(or $(DEVICES),1000) --seed $(SEED) \
 	  --only "$(ONLY)" --out build/bench_triage.json
