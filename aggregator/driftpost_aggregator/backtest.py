@@ -70,7 +70,7 @@ def replay(
     Args:
         policy: the rules.
         history: (Unix ms, incident as it was from then on), in order of time.
-        until_ms: end of what was recorded; no cooldown or week that ends after it is looked at. None: all are.
+        until_ms: end of what was recorded; no cooldown or week that ends later is looked at. None: all are.
 
     Returns:
         One decision for each episode of an incident: those that ask in order of time, then the others.
