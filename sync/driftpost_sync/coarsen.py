@@ -179,7 +179,8 @@ def _write(connection: sqlite3.Connection, older: OutboxRow, newer: OutboxRow, b
     )
     row = replace(newer, windows=older.windows + newer.windows, rows=older.rows + newer.rows, body=body)
     connection.execute(
-        "UPDATE messages SET windows = ?, rows = ?, coarse = 1, crc = ?, body = ? WHERE id = ?",
+        # Without filling: what waits for long is written seldom, and shall be small.
+        "UPDATE messages SET windows = ?, rows = ?, coarse = 1, crc = ?, body = ?, fill = NULL WHERE id = ?",
         (row.windows, row.rows, row_crc(row), body, newer.id),
     )
     connection.execute("DELETE FROM absorbed WHERE id = ?", (older.id,))
