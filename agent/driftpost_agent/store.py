@@ -47,6 +47,7 @@ from driftpost_sync.clock import Clock, boot_id
 from driftpost_sync.coarsen import coarsen
 from driftpost_sync.messages import FindingBody, WindowBody
 from driftpost_sync.outbox import Outbox, RandomBits
+from driftpost_sync.outbox_fill import STORED_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -354,7 +355,7 @@ class Store(LabelStore, DetectorStore, ActivationLog, MessageStore):
             return
         with self.lock:
             (history,) = self._db.execute(
-                "select coalesce(sum(length(body)), 0) from messages where status = 1"
+                f"select coalesce(sum({STORED_BYTES}), 0) from messages where status = 1"
             ).fetchone()
         self.prune(max(0, history - excess))
         if history < excess:

@@ -20,6 +20,7 @@ from driftpost_sketches.window import Window
 from driftpost_sync.errors import MalformedMessage, MessageTooLarge
 from driftpost_sync.messages import WindowBody
 from driftpost_sync.outbox import Outbox
+from driftpost_sync.outbox_fill import STORED_BYTES
 from driftpost_sync.outbox_row import OutboxRow, row_crc
 
 # Merging stops this far below the budget, so that it does not begin anew with every window.
@@ -93,7 +94,7 @@ def coarsen(connection: sqlite3.Connection, outbox: Outbox, budget_bytes: int, *
 
 def _places(connection: sqlite3.Connection) -> dict[int, _Place]:
     found = connection.execute(
-        "SELECT id, windows, length(body), sent FROM messages INDEXED BY messages_pending"
+        f"SELECT id, windows, {STORED_BYTES}, sent FROM messages INDEXED BY messages_pending"
         " WHERE status = 0 AND kind = 'window' AND id NOT IN (SELECT id FROM quarantine) ORDER BY id"
     )
     places: dict[int, _Place] = {}

@@ -28,7 +28,7 @@ from typing import Protocol
 
 from driftpost_sync.errors import MalformedMessage, MessageTooLarge, OutboxError
 from driftpost_sync.messages import KINDS, MAX_BODY_BYTES, MAX_ITEMS, Kind, LedgerBody, Range
-from driftpost_sync.outbox_fill import fill_bytes
+from driftpost_sync.outbox_fill import STORED_BYTES, fill_bytes
 from driftpost_sync.outbox_row import ENVELOPE_BYTES, ITEM_BYTES, Batch, OutboxRow, row_crc
 from driftpost_sync.quarantine import Quarantine
 
@@ -348,7 +348,7 @@ class Outbox(Quarantine):
         """How much waits."""
         self.settle()
         messages, size = self._db.execute(
-            "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages INDEXED BY messages_pending"
+            f"SELECT count(*), coalesce(sum({STORED_BYTES}), 0) FROM messages INDEXED BY messages_pending"
             " WHERE status = 0 AND id NOT IN (SELECT id FROM quarantine)"
         ).fetchone()
         return Pending(int(messages), int(size))
@@ -365,7 +365,9 @@ class Outbox(Quarantine):
         total = 0
         oldest_kept: int | None = None
         over = False
-        cursor = self._db.execute("SELECT id, length(body) FROM messages WHERE status = 1 ORDER BY id DESC")
+        cursor = self._db.execute(
+            f"SELECT id, {STORED_BYTES} FROM messages WHERE status = 1 ORDER BY id DESC"
+        )
         for row_id, size in cursor:
             total += size
             if total > keep_bytes:

@@ -9,6 +9,9 @@ a twentieth less is written.
 
 from __future__ import annotations
 
+STORED_BYTES = "(length(body) + coalesce(length(fill), 0))"
+"""SQL: what a message takes of the budget, filling and all."""
+
 FIELD_BYTES = 60
 """All of a row but its body, about: a header of varints, and the fields of `outbox_schema`."""
 
