@@ -59,6 +59,8 @@ class Board:
             f'[device]\nid = "d"\nfleet = "f"\n[model]\nbundle = "{bundle}"\nisolated = false\n'
             f'trusted_keys = ["{self.bundles / "team.pub"}"]\n[server]\nport = {self.port}\n'
             f'[store]\npath = "{self.config.parent / "agent.db"}"\n[sync]\nenabled = false\n'
+            # What the tests' process has used before is none of this daemon's budgets.
+            "[budget]\nmemory_mb = 65536\nflash_mb_per_day = 1048576\n"
         )
 
     def start(self, bundle: Bundle) -> Runtime:
