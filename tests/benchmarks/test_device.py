@@ -65,7 +65,7 @@ def _program(name: str, *arguments: object) -> dict[str, Any]:
         text=True,
         check=False,
         cwd=Path(__file__).parents[2],
-        # As on a device: windows that are open wait in shared memory, not in a folder of the tests on the disk.
+        # As on a device: open windows wait in shared memory, not in a folder of the tests on the disk.
         env={name: value for name, value in os.environ.items() if name != "DRIFTPOST_SHARED_MEMORY"},
     )
     assert done.returncode == 0, done.stderr
