@@ -223,7 +223,8 @@ def test_a_refused_message_is_quarantined_with_the_reason(world):
     assert len(aggregator.committed) == 2
     rows = device.query("SELECT seq, reason FROM messages JOIN quarantine USING (id)")
     assert rows == [(2, "refused by the aggregator: schema unknown")]
-    assert device.link.status().refused_messages == 1
+    # The store is settled a moment before the link has counted it.
+    wait_until(lambda: device.link.status().refused_messages == 1, "counted")
     assert_balanced(device, 3)
 
 
