@@ -324,7 +324,7 @@ class Recorder:
                 if refused:
                     self._sketch(_refused_block(refused))
                 if block is not None:
-                    self._sketch_or_count(block)
+                    self._sketch(_view(block))
                     block.clear()
                     with self.appending:
                         if len(self._free) < MAX_BLOCKS - 1:
@@ -334,23 +334,16 @@ class Recorder:
                 if self._window_rows is not None and self._accumulator.rows >= self._window_rows:
                     self._hand_over()
 
-    def _sketch_or_count(self, block: BlockBuffer) -> None:
-        """A block that can't be read, for lack of memory say, counts as rows whose values are missing.
+    def _sketch(self, block: Block) -> None:
+        """Sketch a block; one that can't be read, for lack of memory say, counts as rows without values.
 
         Its rows are answered, and the caller that happens to sketch it has nothing to do with it.
         """
-        verdicts = block.verdict[: block.rows].tolist()
         try:
-            extract = self._probes.extract(_view(block))
+            values, codes = self._probes.extract(block)
         except Exception:  # the rows are answered: whatever happens to their sketch, they count
-            log.exception("%d rows could not be sketched: they count without their values", len(verdicts))
-            extract = self._probes.extract(_refused_block(verdicts))
-        self._add(*extract)
-
-    def _sketch(self, block: Block) -> None:
-        self._add(*self._probes.extract(block))
-
-    def _add(self, values: NDArray[np.float64], codes: dict[str, NDArray[Any]]) -> None:
+            log.exception("%d rows could not be sketched: they count without their values", block.rows)
+            values, codes = self._probes.extract(_refused_block(block.verdict.tolist()))
         if self._derived is not None:
             # One time for the whole block: with a ticker it spans about a second.
             seconds = season_seconds(self._clock.wall_ms(), self._derived)
